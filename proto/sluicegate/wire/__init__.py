@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both ends of the wire share."""
