@@ -36,8 +36,7 @@ def _protoc(*options: str) -> None:
     well_known = str(files("grpc_tools") / "_proto")
     beside_python = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"-I{SOURCES}", f"-I{well_known}", *options]
-        + proto_files(),
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{SOURCES}", f"-I{well_known}", *options] + proto_files(),
         check=True,
         cwd=SOURCES,
         env={**os.environ, "PATH": beside_python},  # protoc looks for its plug-ins there
@@ -56,7 +55,6 @@ def generate(target: Path) -> None:
         if not _has_service(proto):
             for suffix in ("_pb2_grpc.py", "_pb2_grpc.pyi"):  # protoc writes empty ones
                 (target / proto.replace(".proto", suffix)).unlink(missing_ok=True)
-
 
     package = target / "sluicegate" / "v1"
     (package / "__init__.py").write_text(_PACKAGE)
