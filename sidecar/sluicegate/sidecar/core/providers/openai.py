@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenAI: platform.openai.com API reference; a stream of chat completions gives usage only when asked."""
+
+from __future__ import annotations
+
+from sluicegate.sidecar.core.providers.api import Api, ErrorShape, ProviderTable, Wire, by_path
+from sluicegate.wire.words import Provider
+
+OPENAI = ProviderTable(
+    provider=Provider.OPENAI,
+    mount="/openai/v1",
+    endpoint="https://api.openai.com/v1",
+    credentials=("authorization", "api-key"),
+    shape=ErrorShape.OPENAI,
+    apis=by_path(
+        Api("/chat/completions", Wire.CHAT, ("max_completion_tokens", "max_tokens"), asks_usage=True),
+        Api("/completions", Wire.COMPLETIONS, ("max_tokens",), asks_usage=True),
+        Api("/responses", Wire.RESPONSES, ("max_output_tokens",)),
+        Api("/embeddings", Wire.EMBEDDINGS),
+    ),
+    openai_path="/chat/completions",
+)
