@@ -53,12 +53,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a call costs on each meter by the provider's admission rule, in the resource's own unit."""
+    """What a call costs on each meter by the provider's admission rule, in the resource's own unit.
+
+    `kind`: the kind of call (such as its model) whose ratio is learned; the budget sets it.
+    """
 
     requests: float = 1.0
     tokens: float = 0.0
     input_tokens: float = 0.0
     output_tokens: float = 0.0
+    kind: str = ""
 
     def of(self, resource: Resource) -> float:
         match resource:

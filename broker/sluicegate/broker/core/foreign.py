@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Consumers outside Sluicegate, seen only in the headers.
+
+What flows in is what `remaining` rose plus what was charged: over a span between two observations
+
+    foreign = inflow - (R2 - R1) - our charges of the span
+
+When in [d, t] a figure was taken is unknown, so the sum is made twice, by the times of dispatch and by the times of
+arrival, and the smaller result counts: overlaps alone must never look like foreign use. Sums over sliding spans of some
+ten seconds are smoothed, and rounding is taken off. The rate comes off the refill. Foreign calls come in lumps, so a
+margin is held as well: the rate x the age of the newest figure, two deviations of a Poisson stream of our own calls'
+size, and one call. A quota 429 grows the margin, time shrinks it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+_SPAN = 12.0
+_LONGEST_SPAN = 30.0
+_SHORTEST_SPAN = 3.0
+_SPACING = 0.25
+_SMOOTHING = 3.0
+_FORGET = 60.0
+_BOOST_HALF_LIFE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Our charges so far: `low` those surely made, `high` with those that may be (answers still being produced)."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One figure: taken between `dispatched` and `arrived`, when we had sent `before` and `after`."""
+
+    dispatched: float
+    arrived: float
+    remaining: float
+    width: float
+    before: Sent
+    after: Sent
+
+
+class ForeignUse:
+    """Foreign use of one meter. `rate` in units per second."""
+
+    __slots__ = ("_boost", "_boost_at", "_samples", "_seen", "rate")
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self._samples: deque[Sample] = deque()
+        self._seen: float | None = None
+        self._boost = 0.0
+        self._boost_at = 0.0
+
+    def forget_spans(self) -> None:
+        """What came before cannot be compared with what comes (a new limit, a new window)."""
+        self._samples.clear()
+
+    def observe(self, new: Sample, inflow: float, size: float, quantum: float) -> None:
+        """Fold one figure of a meter that refills at `inflow`, holds `size` and is drawn in lumps of `quantum`."""
+        samples = self._samples
+        last = samples[-1] if samples else None
+        self._seen = new.dispatched if self._seen is None else max(self._seen, new.dispatched)
+        if last is not None and new.arrived - last.arrived < _SPACING:
+            return
+        if last is not None and inflow > 0:
+            gap = new.arrived - last.dispatched
+            if max(new.remaining, last.remaining) >= 0.98 * size or last.remaining + inflow * gap >= 1.5 * size:
+                samples.clear()  # it may have been full: what flowed in meanwhile was lost
+        span = _SPAN
+        if inflow > 0:
+            span = min(_LONGEST_SPAN, max(_SPAN, 20 * new.width / inflow))
+        while samples and new.arrived - samples[0].arrived > span:
+            samples.popleft()
+        if samples and last is not None:
+            measured = self._excess(samples[0], new, inflow, quantum)
+            if measured is not None:
+                weight = 1 - math.exp(-(new.arrived - last.arrived) / _SMOOTHING)
+                self.rate = max(0.0, self.rate + weight * (measured - self.rate))
+        samples.append(new)
+
+    @staticmethod
+    def _excess(old: Sample, new: Sample, inflow: float, quantum: float) -> float | None:
+        by_dispatch = new.dispatched - old.dispatched
+        by_arrival = new.arrived - old.arrived
+        shortest = min(by_dispatch, by_arrival)
+        if shortest < _SHORTEST_SPAN:
+            return None
+        rise = new.remaining - old.remaining
+        rates = (
+            (inflow * by_dispatch - rise - _ours(old.before, new.before)) / by_dispatch,
+            (inflow * by_arrival - rise - _ours(old.after, new.after)) / by_arrival,
+        )
+        doubt = (0.25 * (old.width + new.width) + 0.25 * quantum) / shortest
+        return min(rates) - doubt
+
+    def rejected(self, quantum: float, size: float, now: float) -> None:
+        """A quota 429: somebody took what we thought was there."""
+        self._boost = min(0.3 * size, 1.5 * self._boost_left(now) + quantum)
+        self._boost_at = now
+
+    def margin(self, now: float, quantum: float, size: float) -> float:
+        """What to leave untouched at `now`: at most half of `size`."""
+        boost = self._boost_left(now)
+        rate = self._rate_left(now)
+        if rate <= 1e-3 * max(quantum, 1e-9):
+            return min(boost, 0.5 * size)
+        age = 0.0 if self._seen is None else max(0.0, now - self._seen)
+        lumps = rate * age + 2 * math.sqrt(rate * age * quantum) + quantum
+        return min(0.5 * size, lumps + boost)
+
+    def drain(self, now: float) -> float:
+        """The rate to take off the refill at `now`; without news it fades."""
+        return self._rate_left(now)
+
+    def _rate_left(self, now: float) -> float:
+        silent = 0.0 if self._seen is None else max(0.0, now - self._seen - _FORGET)
+        return self.rate * 0.5 ** (silent / _FORGET)
+
+    def _boost_left(self, now: float) -> float:
+        return self._boost * 0.5 ** (max(0.0, now - self._boost_at) / _BOOST_HALF_LIFE)
+
+
+def _ours(old: Sent, new: Sent) -> float:
+    return max(new.low - old.low, new.high - old.high)

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One limit of a pool, as we account for it.
+
+Theory of operation. `balance` is what we may still grant: charges leave it when a call is granted, time refills it. An
+observation says that `remaining` was between low and high at some moment of [d, now], d being when we granted the call
+that brought it. It never overwrites the balance, it bounds it:
+
+    lower = low - charges that it may not contain (`history`)        refill counts from now
+    upper = high + rate x (now - d), at most the size                refill counts from d
+
+and the balance moves only when it lies outside, to the nearer bound. Both ends of [d, now] are the broker's own times,
+which widens the interval: the bounds stay safe under delay and disorder, without any other clock.
+
+A meter charged on completion (Anthropic's output) contains a call only once it has settled. A balance may be below zero
+inside (a charge corrected upwards, a quota 429 that says so); what callers see is never negative. `Bucket` refills
+continuously; `FixedWindow` (window.py) at the end of each window. Times are seconds, amounts the resource's unit; every
+operation is O(log n) in the calls of the last minutes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+
+from sluicegate.broker.core.charge import sane
+from sluicegate.broker.core.foreign import ForeignUse, Sample, Sent
+from sluicegate.broker.core.history import History
+from sluicegate.broker.core.units import MeterKey, MeterReading
+from sluicegate.wire.words import Algorithm, LearnLimits, Resource
+
+_NUDGE = 1e-6  # seconds: a call woken at `ready_at` finds room in spite of rounding
+_SANE_FACTOR = 1_000.0  # a limit further than this from the declared one is nonsense
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Why a charge does not fit now. `headroom`: it would without what is held back for others."""
+
+    ready_at: float
+    headroom: bool
+    fits_now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a meter is told about its provider. `declared` None: the limit is known from headers alone.
+
+    `blur`: seconds by which a reset may be off.
+    """
+
+    key: MeterKey
+    limit: float
+    declared: float | None
+    burst: float | None
+    default_burst: float
+    on_completion: bool
+    learn: LearnLimits
+    blur: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    low: float
+    high: float
+
+
+class Meter(ABC):
+    """The account of one limit. See the module's text."""
+
+    algorithm: Algorithm
+
+    def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:
+        self.terms = terms
+        self.key = terms.key
+        self.limit = terms.limit
+        self.observed = False
+        self.history = History()
+        self.foreign = ForeignUse()
+        self.quantum = 1.0 if terms.key.resource is Resource.REQUESTS else 0.0
+        self.reserved = 0.0
+        self.anomalies = anomalies
+        self._holders = 0
+        self._sent = 0.0
+        self._at = now
+        self._balance = 0.0
+        self._limit_from = -float("inf")
+        self._overfull = False
+        self._last: tuple[float, Interval] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._balance:.6g} of {self.size:.6g}, {self.reserved:.6g} reserved>"
+
+    # ---- what others ask
+
+    @property
+    @abstractmethod
+    def capacity(self) -> float:
+        """The most that one call can ever take."""
+
+    @property
+    def size(self) -> float:
+        """The most that we let pile up."""
+        return self.capacity
+
+    @property
+    def rate(self) -> float:
+        """What the provider refills per second."""
+        return self.limit / self.key.window
+
+    @abstractmethod
+    def refill(self, now: float) -> float:
+        """What we count on per second at `now`, 0 where nothing flows."""
+
+    @abstractmethod
+    def advance(self, now: float) -> None:
+        """Account for the time until `now`; an earlier `now` changes nothing."""
+
+    @abstractmethod
+    def _ready_at(self, need: float, now: float) -> float: ...
+
+    def available(self, now: float) -> float:
+        self.advance(now)
+        return min(self.size, max(0.0, self._balance - self.foreign.margin(now, self.quantum, self.size)))
+
+    @property
+    def _untouched(self) -> bool:
+        return not self.observed and self.history.total <= 0
+
+    def lack(self, charge: float, now: float, held_back: float) -> Shortfall | None:
+        """None when `charge` fits while `held_back` (0..1) of the capacity stays untouched."""
+        if charge <= 0 or (self._untouched and charge <= self.capacity):
+            return None
+        self.advance(now)
+        size = self.size
+        margin = self.foreign.margin(now, self.quantum, size)
+        need = min(charge + margin + held_back * size, max(size, 0.0))
+        if self._balance >= need:
+            return None
+        fits_now = min(size, max(0.0, self._balance - margin - held_back * size))
+        headroom = held_back > 0 and self._balance >= min(charge + margin, size)
+        return Shortfall(self._ready_at(need, now) + _NUDGE, headroom, fits_now)
+
+    def holds(self, charge: float, now: float) -> bool:
+        """Whether `charge` can be taken at `now`, margins aside."""
+        self.advance(now)
+        return charge <= 0 or (self._untouched and charge <= self.capacity) or self._balance >= min(charge, self.size)
+
+    # ---- the life of a charge
+
+    def sent(self) -> Sent:
+        """Our charges so far, for comparison with what `remaining` did."""
+        return Sent(self._sent, self._sent + (self.reserved if self.terms.on_completion else 0.0))
+
+    def grant(self, charge: float, now: float) -> None:
+        self.advance(now)
+        self.history.grant(charge)
+        self._take(charge)
+        self._holders += 1
+        self.reserved += charge
+        if not self.terms.on_completion:
+            self._sent += charge
+        if charge > 0:
+            self.quantum = charge if self.quantum <= 0 else self.quantum + 0.1 * (charge - self.quantum)
+
+    def answer(self, charge: float, now: float) -> None:
+        """The call's headers are here: a call dispatched from now on sees it in `remaining`."""
+        if not self.terms.on_completion:
+            self.history.answer(charge, now)
+
+    def settle(self, charge: float, final: float, answered: bool, now: float) -> None:
+        """The call ended; the provider charged `final` of the granted `charge`."""
+        self.advance(now)
+        self._release(charge)
+        if self.terms.on_completion:
+            self.history.revoke(charge - final)
+            self.history.answer(final, now)
+            self._sent += final
+        else:
+            if not answered:
+                self.history.answer(charge, now)
+            if final > charge:
+                self.history.grant(final - charge)
+                self.history.answer(final - charge, now)
+            self._sent += final - charge
+        self._take(final - charge)
+
+    def take_back(self, charge: float, answered: bool, now: float) -> None:
+        """The provider never charged it."""
+        self.advance(now)
+        self._release(charge)
+        if not answered or self.terms.on_completion:
+            self.history.revoke(charge)
+        if not self.terms.on_completion:
+            self._sent -= charge
+        self._take(-charge)
+
+    def _release(self, charge: float) -> None:
+        self._holders -= 1
+        self.reserved = max(0.0, self.reserved - charge) if self._holders > 0 else 0.0
+
+    def _take(self, amount: float) -> None:
+        self._balance = max(-self.capacity, min(self.size, self._balance - amount))
+
+    # ---- observations
+
+    def observe(self, reading: MeterReading, dispatched: float, own: float, before: Sent, now: float) -> None:
+        """Fold what the response to a call said that was granted at `dispatched` for `own`."""
+        self.learn_limit(reading.limit, dispatched)
+        reset = sane(reading.reset)
+        if reset is not None and reset > 1.5 * self.key.window:
+            self.anomalies["reset_out_of_range"] += 1
+            reset = None
+        interval = self._interval(reading)
+        if interval is None:
+            return
+        self._shape(interval, reset, dispatched, now)
+        self.advance(now)
+        if interval.high > self.capacity:
+            interval = Interval(min(interval.low, self.capacity), self.capacity)
+        self._bound(interval, dispatched, own, now)
+        self.observed = True
+        if self._last is None or dispatched >= self._last[0]:
+            self._last = (dispatched, interval)
+        middle = (interval.low + interval.high) / 2
+        sample = Sample(dispatched, now, middle, interval.high - interval.low, before, self.sent())
+        self._compare(sample)
+
+    @abstractmethod
+    def _shape(self, interval: Interval, reset: float | None, dispatched: float, now: float) -> None:
+        """Learn capacity or the window's end."""
+
+    @abstractmethod
+    def _upper(self, interval: Interval, dispatched: float, now: float) -> float: ...
+
+    @abstractmethod
+    def _compare(self, sample: Sample) -> None:
+        """Feed the estimate of foreign use."""
+
+    def _bound(self, interval: Interval, dispatched: float, own: float, now: float) -> None:
+        upper = self._upper(interval, dispatched, now)
+        missing = self.history.not_included(dispatched, own)
+        lower = None if missing is None or self._overfull else min(self.size, interval.low - missing)
+        if self._balance > upper:
+            self._balance = upper
+        elif lower is not None and self._balance < lower:
+            self._balance = lower
+
+    def _interval(self, reading: MeterReading) -> Interval | None:
+        low, high = sane(reading.remaining_low), sane(reading.remaining_high)
+        if (reading.remaining_low is not None and low is None) or (reading.remaining_high is not None and high is None):
+            self.anomalies["remaining_invalid"] += 1
+        if low is None:
+            low = high
+        if high is None:
+            high = low
+        if low is None or high is None:
+            return None
+        if low > high:
+            low, high = high, low
+        limit = sane(reading.limit)
+        if low > (self.limit if limit is None else max(self.limit, limit)):
+            self.anomalies["remaining_above_limit"] += 1
+            low = min(low, self.capacity)
+        return Interval(low, high)
+
+    def learn_limit(self, reported: float | None, dispatched: float) -> None:
+        """Take over what the provider says its limit is, as far as `learn` allows; nonsense is counted and ignored."""
+        if reported is None:
+            return
+        limit = sane(reported)
+        declared = self.terms.declared if self.terms.declared is not None else self.terms.limit
+        if limit is None or limit <= 0 or not declared / _SANE_FACTOR <= limit <= declared * _SANE_FACTOR:
+            self.anomalies["limit_out_of_range"] += 1
+            return
+        self._overfull = self.terms.learn is not LearnLimits.FOLLOW and limit > declared
+        match self.terms.learn:
+            case LearnLimits.OFF:
+                return
+            case LearnLimits.LOWER_ONLY:
+                limit = min(limit, declared)
+            case LearnLimits.FOLLOW:
+                pass
+        if limit != self.limit and dispatched >= self._limit_from:
+            self._limit_from = dispatched
+            self._resize(limit)
+            self.foreign.forget_spans()
+        elif limit == self.limit:
+            self._limit_from = max(self._limit_from, dispatched)
+
+    def _resize(self, limit: float) -> None:
+        self.limit = limit
+        self._balance = min(self._balance, self.size)
+
+    # ---- quota 429
+
+    @abstractmethod
+    def reject(self, charge: float, retry_after: float | None, dispatched: float, now: float) -> None:
+        """A call of `charge`, already taken back, was refused; it fits in `retry_after` seconds (None: not said)."""
+
+    def emptiness(self, charge: float, now: float) -> float:
+        """How far below `charge` this meter is, as a share of its size: the larger, the likelier it refused."""
+        self.advance(now)
+        return (charge - self._balance) / max(self.capacity, 1e-9)
+
+
+class Bucket(Meter):
+    """A limit that refills continuously.
+
+    A quota 429 while there was plenty means enforcement over shorter slices than headers admit: the size that we let
+    pile up then shrinks by rungs (10 s of the rate, 1 s, one call) and grows back a rung after five quiet minutes.
+    """
+
+    algorithm = Algorithm.BUCKET
+    _RUNGS = (10.0, 1.0, 0.0)
+    _QUIET = 300.0
+
+    def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:
+        super().__init__(terms, now, anomalies)
+        self._burst = terms.default_burst if terms.burst is None else terms.burst
+        self._capacity = self._floor(self.limit * self._burst / self.key.window)
+        self._rung = 0
+        self._rung_at = now
+        self._balance = min(self._capacity, self._floor(self.rate))
+
+    def _floor(self, amount: float) -> float:
+        return max(1.0, amount) if self.key.resource is Resource.REQUESTS else amount
+
+    @property
+    def capacity(self) -> float:
+        return self._capacity
+
+    @property
+    def size(self) -> float:
+        if self._rung == 0:
+            return self._capacity
+        return min(self._capacity, max(self.quantum, self.rate * self._RUNGS[self._rung - 1]))
+
+    def refill(self, now: float) -> float:
+        paced = 0.98 if self._rung == len(self._RUNGS) else 1.0  # n calls per slice need n + 1 spaces
+        return max(0.05 * self.rate, paced * self.rate - self.foreign.drain(now))
+
+    def advance(self, now: float) -> None:
+        if now <= self._at:
+            return
+        if self._rung and now - self._rung_at > self._QUIET:
+            self._rung -= 1
+            self._rung_at = now
+        self._balance = min(self.size, self._balance + self.refill(now) * (now - self._at))
+        self._at = now
+
+    def _ready_at(self, need: float, now: float) -> float:
+        return now + (need - self._balance) / self.refill(now)
+
+    def _upper(self, interval: Interval, dispatched: float, now: float) -> float:
+        return min(self.size, interval.high + self.rate * max(0.0, now - dispatched))
+
+    def _compare(self, sample: Sample) -> None:
+        self.foreign.observe(sample, self.rate, self._capacity, self.quantum)
+
+    def _resize(self, limit: float) -> None:
+        self._capacity = self._floor(self._capacity * limit / self.limit)
+        super()._resize(limit)
+
+    def _shape(self, interval: Interval, reset: float | None, dispatched: float, now: float) -> None:
+        if self.terms.learn is LearnLimits.OFF or self._overfull:
+            return
+        least, most = interval.low, interval.high
+        if reset is not None and reset > 0:
+            least += max(0.0, reset - self.terms.blur) * self.rate
+            most += (reset + self.terms.blur) * self.rate
+        elif interval.low <= self._capacity:
+            return
+        if least <= self._capacity <= most:
+            return
+        if least > 1.05 * self.limit:
+            self.anomalies["reset_out_of_range"] += 1
+            return
+        if least <= self.limit <= most:
+            learned = self.limit
+        else:
+            learned = least if most < self._capacity or reset is None else (least + most) / 2
+        if most < self._capacity and most < 0.5 * self.rate:
+            self.anomalies["capacity_out_of_range"] += 1
+            return
+        self._capacity = self._floor(min(self.limit, learned))
+
+    def reject(self, charge: float, retry_after: float | None, dispatched: float, now: float) -> None:
+        self.advance(now)
+        if self._plenty(charge, dispatched) and self._rung < len(self._RUNGS) and dispatched >= self._rung_at:
+            self._rung += 1
+            self._rung_at = now
+        wait = sane(retry_after, high=min(self.key.window, charge / self.rate + self.capacity / self.rate))
+        if not wait:
+            wait = 0.25 * charge / self.rate if retry_after is not None else charge / self.rate
+        self._balance = min(self._balance, charge - wait * self.rate, self.size)
+        self._balance = max(-self.capacity, self._balance)
+        self.foreign.rejected(max(charge, self.quantum), self.capacity, now)
+
+    def _plenty(self, charge: float, dispatched: float) -> bool:
+        if self.terms.on_completion or charge <= 0:
+            return False
+        if self._last is not None and self._last[0] == dispatched:
+            return self._last[1].low >= charge
+        return self._balance >= 3 * charge and self._balance >= 0.3 * self.capacity and self.foreign.rate <= 0
