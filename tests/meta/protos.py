@@ -36,7 +36,7 @@ def _protoc(*options: str) -> None:
     well_known = str(files("grpc_tools") / "_proto")
     beside_python = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"-I{SOURCES}", f"-I{well_known}", *options] + proto_files(),
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{SOURCES}", f"-I{well_known}", *options, *proto_files()],
         check=True,
         cwd=SOURCES,
         env={**os.environ, "PATH": beside_python},  # protoc looks for its plug-ins there

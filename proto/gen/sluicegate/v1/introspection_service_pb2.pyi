@@ -63,6 +63,8 @@ Global___ListPoolsResponse: _TypeAlias = ListPoolsResponse  # noqa: Y015
 
 @_typing.final
 class MeterStatus(_message.Message):
+    """One limit of a pool and what is left of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCE_FIELD_NUMBER: _builtins.int
@@ -107,6 +109,8 @@ Global___MeterStatus: _TypeAlias = MeterStatus  # noqa: Y015
 
 @_typing.final
 class TierStatus(_message.Message):
+    """What waits in one tier of a pool."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -136,6 +140,8 @@ Global___TierStatus: _TypeAlias = TierStatus  # noqa: Y015
 
 @_typing.final
 class PoolStatus(_message.Message):
+    """One upstream quota: its meters, and what waits for it or is under way."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -205,6 +211,8 @@ Global___ListTenantsRequest: _TypeAlias = ListTenantsRequest  # noqa: Y015
 
 @_typing.final
 class TenantStatus(_message.Message):
+    """What one tenant has waiting and under way, and its totals since the broker started."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -293,6 +301,8 @@ Global___ListQueueRequest: _TypeAlias = ListQueueRequest  # noqa: Y015
 
 @_typing.final
 class WaitingCall(_message.Message):
+    """One call in a pool's queue."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CALL_ID_FIELD_NUMBER: _builtins.int
@@ -384,6 +394,8 @@ Global___WatchDecisionsRequest: _TypeAlias = WatchDecisionsRequest  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):
+    """One decision about one call, with its reason."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final

@@ -62,13 +62,15 @@ class IntrospectionServiceServicer:
     """
 
     def ListPools(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Each pool with its meters and what waits for it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTenants(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Each tenant with what it has waiting and under way.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

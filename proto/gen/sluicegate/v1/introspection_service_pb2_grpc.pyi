@@ -34,7 +34,9 @@ class IntrospectionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IntrospectionServiceAsyncStub: ...
     ListPools: _grpc.UnaryUnaryMultiCallable[_introspection_service_pb2.ListPoolsRequest, _introspection_service_pb2.ListPoolsResponse]
+    """Each pool with its meters and what waits for it."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_introspection_service_pb2.ListTenantsRequest, _introspection_service_pb2.ListTenantsResponse]
+    """Each tenant with what it has waiting and under way."""
     ListQueue: _grpc.UnaryUnaryMultiCallable[_introspection_service_pb2.ListQueueRequest, _introspection_service_pb2.ListQueueResponse]
     """The calls that wait, in the order in which they would go."""
     WatchDecisions: _grpc.UnaryStreamMultiCallable[_introspection_service_pb2.WatchDecisionsRequest, _introspection_service_pb2.WatchDecisionsResponse]
@@ -46,7 +48,9 @@ class IntrospectionServiceAsyncStub(IntrospectionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPools: _aio.UnaryUnaryMultiCallable[_introspection_service_pb2.ListPoolsRequest, _introspection_service_pb2.ListPoolsResponse]  # type: ignore[assignment]
+    """Each pool with its meters and what waits for it."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_introspection_service_pb2.ListTenantsRequest, _introspection_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    """Each tenant with what it has waiting and under way."""
     ListQueue: _aio.UnaryUnaryMultiCallable[_introspection_service_pb2.ListQueueRequest, _introspection_service_pb2.ListQueueResponse]  # type: ignore[assignment]
     """The calls that wait, in the order in which they would go."""
     WatchDecisions: _aio.UnaryStreamMultiCallable[_introspection_service_pb2.WatchDecisionsRequest, _introspection_service_pb2.WatchDecisionsResponse]  # type: ignore[assignment]
@@ -60,14 +64,16 @@ class IntrospectionServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _introspection_service_pb2.ListPoolsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_introspection_service_pb2.ListPoolsResponse, _abc.Awaitable[_introspection_service_pb2.ListPoolsResponse]]: ...
+    ) -> _typing.Union[_introspection_service_pb2.ListPoolsResponse, _abc.Awaitable[_introspection_service_pb2.ListPoolsResponse]]:
+        """Each pool with its meters and what waits for it."""
 
     @_abc_1.abstractmethod
     def ListTenants(
         self,
         request: _introspection_service_pb2.ListTenantsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_introspection_service_pb2.ListTenantsResponse, _abc.Awaitable[_introspection_service_pb2.ListTenantsResponse]]: ...
+    ) -> _typing.Union[_introspection_service_pb2.ListTenantsResponse, _abc.Awaitable[_introspection_service_pb2.ListTenantsResponse]]:
+        """Each tenant with what it has waiting and under way."""
 
     @_abc_1.abstractmethod
     def ListQueue(
