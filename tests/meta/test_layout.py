@@ -6,7 +6,9 @@ from __future__ import annotations
 import importlib
 import re
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,22 @@ def test_sluicegate_is_a_namespace_without_an_init():
 
 def test_no_package_at_the_root_hides_the_standard_library_operator():
     assert not (ROOT / "operator/__init__.py").exists()
+
+
+def test_the_wheel_holds_the_whole_namespace_and_nothing_beside_it(tmp_path: Path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    inside = {f"sluicegate.{name.split('/')[1]}" for name in names if name.startswith("sluicegate/")}
+    assert top == {"sluicegate"}
+    assert inside == packages()
+    assert "sluicegate/v1/types_pb2.py" in names
 
 
 def test_every_package_is_under_the_import_contracts():
