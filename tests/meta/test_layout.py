@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -121,6 +122,30 @@ def test_no_file_names_a_package_index_or_a_place_on_one_machine():
             continue  # a picture
         found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in forbidden.finditer(text)]
     assert found == []
+
+
+@pytest.mark.parametrize("component", ["broker", "sidecar"])
+def test_a_core_imports_nothing_of_its_own_shell(component: str):
+    core = ROOT / component / "sluicegate" / component / "core"
+    inside, shell = f"sluicegate.{component}.core", f"sluicegate.{component}"
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted(core.rglob("*.py"))
+        for name in imports_of(path)
+        if f"{name}.".startswith(f"{shell}.") and not f"{name}.".startswith(f"{inside}.")
+    ]
+    assert list(core.rglob("*.py")) != []
+    assert found == []
+
+
+def imports_of(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def test_modules_stay_short():
