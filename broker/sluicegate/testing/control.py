@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from sluicegate.testing import config as settings
+from sluicegate.testing import reading as settings
+from sluicegate.testing import values
 from sluicegate.testing.pools import Pool
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _faults(pool: Pool, fields: Mapping[str, Any], now: float) -> Callable[[], N
     pending = fields.get("next", [])
     if not isinstance(pending, list):
         raise ValueError(f"next must be a list of faults, not {pending!r}")
-    queue = [settings.parse_fault(item) for item in pending]
+    queue = [values.parse_fault(item) for item in pending]
     episode = settings.parse_episode(fields["episode"]) if "episode" in fields else None
 
     def act() -> None:

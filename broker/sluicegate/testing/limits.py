@@ -40,19 +40,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Literal
+
+from sluicegate.testing.charges import AdmissionRule, embeddings_charge, openai_charge
+from sluicegate.testing.formats import go_duration, rfc3339, thousands
+
+__all__ = [
+    "AdmissionRule",
+    "Admitted",
+    "Demand",
+    "LimitsConfig",
+    "Meter",
+    "MeterConfig",
+    "MeterFigures",
+    "ProviderLimits",
+    "Rejected",
+    "embeddings_charge",
+    "format_headers",
+    "go_duration",
+    "openai_charge",
+    "rfc3339",
+    "thousands",
+]
 
 Resource = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 Algorithm = Literal["bucket", "fixed_window"]
-AdmissionRule = Literal["sum", "max", "chars"]
 Wire = Literal["openai", "anthropic"]
 ChargeRejected = Literal["requests", "none", "all"]
 RejectKind = Literal["exhausted", "too_large", "slice"]
 
 RESOURCES: tuple[Resource, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
-OPENAI_DEFAULT_MAX_TOKENS = 16
-OPENAI_IMAGE_TOKENS = 765
 _EPSILON = 1e-6  # float dust of refill sums must not turn "exactly fits" into a 429
 
 
@@ -393,31 +410,6 @@ class ProviderLimits:
         return 0.0
 
 
-def openai_charge(
-    rule: AdmissionRule, message_chars: Iterable[int], *, max_tokens: int | None = None, n: int = 1, images: int = 0
-) -> int:
-    """Tokens that OpenAI charges a chat call at admission. `message_chars`: characters of each message's text.
-
-    `sum`: ceil(chars/4) + 1 per message + max_tokens (16 when absent) x n, as measured until March 2025. `max`: the
-    documented maximum of max_tokens x n and the character estimate. `chars`: the character estimate + 1, as measured
-    since. An image counts 765 under every rule.
-    """
-    chars = list(message_chars)
-    estimate = sum((count + 3) // 4 for count in chars) + images * OPENAI_IMAGE_TOKENS
-    match rule:
-        case "sum":
-            return estimate + len(chars) + (OPENAI_DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens) * n
-        case "max":
-            return max(estimate, (max_tokens or 0) * n)
-        case "chars":
-            return estimate + 1
-
-
-def embeddings_charge(input_chars: Iterable[int]) -> int:
-    """Tokens that OpenAI charges an embeddings call at admission: floor(chars/4) per input, at least 1."""
-    return max(1, sum(count // 4 for count in input_chars))
-
-
 def format_headers(wire: Wire, figures: Iterable[MeterFigures], wall: float) -> dict[str, str]:
     """The headers that state `figures` on `wire`. Of several meters of a resource the first `in_headers` is shown."""
     shown: dict[Resource, MeterFigures] = {}
@@ -462,34 +454,3 @@ def _anthropic_headers(shown: dict[Resource, MeterFigures], wall: float) -> dict
             min(figure.reset for figure in pair),
         )
     return headers
-
-
-def thousands(remaining: float) -> int:
-    """`remaining` to the nearest thousand, never below 0, as Anthropic shows token figures."""
-    return max(0, math.floor(remaining / 1000 + 0.5) * 1000)
-
-
-def rfc3339(wall: float) -> str:
-    """Unix seconds as RFC 3339 in UTC with second precision, truncated."""
-    return datetime.fromtimestamp(math.floor(wall), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def go_duration(seconds: float, *, up: bool = False) -> str:
-    """`seconds` as OpenAI writes them: Go's Duration.String in milliseconds (`0s`, `9ms`, `1.182s`, `20m52.666s`).
-
-    Truncated to a millisecond, with `up` rounded up (a wait that is too short is no wait). Hours are written too
-    (`24h0m0s`), as Go does. Negative counts as 0. Raises OverflowError for infinity.
-    """
-    exact = max(0.0, seconds) * 1000
-    millis = math.ceil(exact - 1e-6) if up else math.floor(exact + 1e-6)
-    if millis == 0:
-        return "0s"
-    if millis < 1000:
-        return f"{millis}ms"
-    whole, fraction = divmod(millis, 1000)
-    hours, rest = divmod(whole, 3600)
-    minutes, secs = divmod(rest, 60)
-    text = f"{secs}.{fraction:03d}".rstrip("0").rstrip(".") + "s" if fraction else f"{secs}s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
