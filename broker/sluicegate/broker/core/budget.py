@@ -16,17 +16,14 @@ from dataclasses import dataclass, replace
 from sluicegate.broker.core import charge as rules
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.config import LimitConfig, PoolConfig
-from sluicegate.broker.core.foreign import Sent
 from sluicegate.broker.core.meter import Bucket, Meter, Terms
 from sluicegate.broker.core.ratio import OutputShare
-from sluicegate.broker.core.span import ChargeSpans, Mark
+from sluicegate.broker.core.span import ChargeSpans
 from sluicegate.broker.core.units import MINUTE, Charge, Estimate, MeterKey, MeterReading, QuotaRejection, Usage
 from sluicegate.broker.core.window import FixedWindow
 from sluicegate.wire.words import Algorithm, LearnLimits, Provider, Resource
 
 _MOST_METERS = 16
-_NO_MARK = Mark(0.0, 0.0)
-_NOTHING_SENT = Sent(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +55,6 @@ class MeterStatus:
 class _Call:
     charge: Charge
     granted_at: float
-    before: dict[MeterKey, Sent]
-    mark: Mark
     answered: bool = False
 
 
@@ -85,12 +80,16 @@ class Budget:
         """Calls that were granted and have not settled."""
         return len(self._calls)
 
+    @property
+    def _learns(self) -> bool:
+        return Resource.TOKENS in rules.rule(self._config.provider).learned
+
     # ---- before a grant
 
     def charge(self, estimate: Estimate, kind: str) -> Charge:
         """What a call of `kind` (its model) costs: the provider's admission rule x the learned share."""
         base = rules.admission(self._config.provider, estimate)
-        if Resource.TOKENS not in rules.rule(self._config.provider).learned:
+        if not self._learns:
             return replace(base, kind=kind)
         return replace(base, tokens=base.input_tokens + self._share.of(kind) * base.output_tokens, kind=kind)
 
@@ -112,10 +111,16 @@ class Budget:
             amount = charge.of(key.resource)
             if amount > meter.capacity:
                 return Lack(key, math.inf, False, meter.available(now))
-            short = meter.lack(amount, now, held_back)
+            short = meter.lack(amount, now, held_back, self._doubtful(charge, key.resource))
             if short is not None and (binding is None or short.ready_at > binding.ready_at):
                 binding = Lack(key, short.ready_at, short.headroom, short.fits_now)
         return binding
+
+    def _doubtful(self, charge: Charge, resource: Resource) -> float:
+        """What `charge` may turn out dearer by, as far as the learned share is in doubt."""
+        if resource is not Resource.TOKENS or not self._learns:
+            return 0.0
+        return self._share.doubt * max(0.0, charge.input_tokens + charge.output_tokens - charge.tokens)
 
     # ---- the life of a reservation
 
@@ -137,11 +142,10 @@ class Budget:
             self._grant(call_id, charge, now - (sane(age) or 0.0), now)
 
     def _grant(self, call_id: str, charge: Charge, granted_at: float, now: float) -> None:
-        before: dict[MeterKey, Sent] = {}
         for key, meter in self._meters.items():
             meter.grant(charge.of(key.resource), now)
-            before[key] = meter.sent()
-        self._calls[call_id] = _Call(charge, granted_at, before, self._spans.grant(charge))
+        self._spans.grant(charge, now)
+        self._calls[call_id] = _Call(charge, granted_at)
 
     def observe(self, call_id: str, readings: Sequence[MeterReading], now: float) -> None:
         """Fold what the headers of a granted call's response said. Those of unknown calls are counted and ignored."""
@@ -154,9 +158,9 @@ class Budget:
             if meter is None:
                 continue
             own = 0.0 if meter.terms.on_completion else call.charge.of(meter.key.resource)
-            meter.observe(reading, call.granted_at, own, call.before.get(meter.key, _NOTHING_SENT), now)
+            meter.observe(reading, call.granted_at, own, now)
             if isinstance(meter, Bucket) and meter.key == self._learning_meter():
-                self._spans.observe(reading, meter, call.granted_at, call.mark, now)
+                self._spans.observe(reading, meter, call.granted_at, call.charge, now)
         if not call.answered:
             call.answered = True
             for key, meter in self._meters.items():
@@ -214,7 +218,7 @@ class Budget:
                 meter.settle(amount, amount, call.answered, now)
             else:
                 meter.take_back(amount, call.answered, now)
-        self._spans.revoke(call.charge)
+        self._spans.revoke(call.charge, now)
 
     def _rejecting_meter(self, rejection: QuotaRejection, charge: Charge, now: float) -> Meter | None:
         named = [
@@ -231,7 +235,7 @@ class Budget:
     # ---- which meter a reading speaks of
 
     def _learning_meter(self) -> MeterKey | None:
-        if Resource.TOKENS not in rules.rule(self._config.provider).learned:
+        if not self._learns:
             return None
         keys = [key for key in self._meters if key.resource is Resource.TOKENS]
         return min(keys, key=lambda key: key.window, default=None)

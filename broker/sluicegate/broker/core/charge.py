@@ -20,6 +20,7 @@ from sluicegate.wire.words import Algorithm, Provider, Resource
 UNCAPPED_OUTPUT = 16
 """Output tokens that OpenAI charges a choice when the request names no cap."""
 
+_OVERHEAD = 4  # "about 1-2" tokens beyond the characters, and one per message, were measured
 _LARGEST = 1e12
 
 
@@ -99,7 +100,7 @@ def admission(provider: Provider, estimate: Estimate) -> Charge:
     bounded = expected if cap is None else min(expected, cap) if expected else cap
     match provider:
         case Provider.OPENAI | Provider.AZURE_OPENAI | Provider.OPENAI_COMPATIBLE:
-            given = max(given, characters)
+            given = max(given, characters) + _OVERHEAD
             if cap is None and expected == 0:  # embeddings and their like: input only
                 output = 0.0
             else:

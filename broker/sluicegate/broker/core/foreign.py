@@ -5,9 +5,11 @@ What flows in is what `remaining` rose plus what was charged: over a span betwee
 
     foreign = inflow - (R2 - R1) - our charges of the span
 
-When in [d, t] a figure was taken is unknown, so the sum is made twice, by the times of dispatch and by the times of
-arrival, and the smaller result counts: overlaps alone must never look like foreign use. Sums over sliding spans of some
-ten seconds are smoothed, and rounding is taken off. The rate comes off the refill. Foreign calls come in lumps, so a
+When in [d, t] a figure was taken is unknown, and calls sent at the same moment may overtake each other, so the sum is
+made twice, by the times of dispatch and by the times of arrival, each with the most that we can have charged in
+between, and the smaller result counts. It counts only for a while after real evidence, the account above its upper
+bound or a quota 429: overlaps alone must never look like foreign use. Sums over sliding spans of some ten seconds are
+smoothed, and rounding is taken off. The rate comes off the refill. Foreign calls come in lumps, so a
 margin is held as well: the rate x the age of the newest figure, two deviations of a Poisson stream of our own calls'
 size, and one call. A quota 429 grows the margin, time shrinks it.
 """
@@ -23,45 +25,47 @@ _LONGEST_SPAN = 30.0
 _SHORTEST_SPAN = 3.0
 _SPACING = 0.25
 _SMOOTHING = 3.0
-_FORGET = 60.0
+_SUSPICION = 600.0
+_FORGET = 15.0
 _BOOST_HALF_LIFE = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """Our charges so far: `low` those surely made, `high` with those that may be (answers still being produced)."""
-
-    low: float
-    high: float
+_MOST = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One figure: taken between `dispatched` and `arrived`, when we had sent `before` and `after`."""
+    """One figure, taken between `dispatched` and `arrived`; `width`: how far rounding makes it uncertain.
+
+    `early`: the least and the most that we had charged about the time of dispatch, `late`: about the time of arrival.
+    """
 
     dispatched: float
     arrived: float
     remaining: float
     width: float
-    before: Sent
-    after: Sent
+    early: tuple[float, float]
+    late: tuple[float, float]
 
 
 class ForeignUse:
     """Foreign use of one meter. `rate` in units per second."""
 
-    __slots__ = ("_boost", "_boost_at", "_samples", "_seen", "rate")
+    __slots__ = ("_boost", "_boost_at", "_samples", "_seen", "_suspect_until", "rate")
 
     def __init__(self) -> None:
         self.rate = 0.0
         self._samples: deque[Sample] = deque()
         self._seen: float | None = None
+        self._suspect_until = -math.inf
         self._boost = 0.0
         self._boost_at = 0.0
 
     def forget_spans(self) -> None:
         """What came before cannot be compared with what comes (a new limit, a new window)."""
         self._samples.clear()
+
+    def suspect(self, now: float) -> None:
+        """The account lay above its upper bound: somebody else draws on the meter."""
+        self._suspect_until = now + _SUSPICION
 
     def observe(self, new: Sample, inflow: float, size: float, quantum: float) -> None:
         """Fold one figure of a meter that refills at `inflow`, holds `size` and is drawn in lumps of `quantum`."""
@@ -72,8 +76,9 @@ class ForeignUse:
             return
         if last is not None and inflow > 0:
             gap = new.arrived - last.dispatched
-            if max(new.remaining, last.remaining) >= 0.98 * size or last.remaining + inflow * gap >= 1.5 * size:
+            if new.remaining >= 0.98 * size or last.remaining + inflow * gap >= size:
                 samples.clear()  # it may have been full: what flowed in meanwhile was lost
+                self.rate *= 0.7  # and whoever leaves it full takes little
         span = _SPAN
         if inflow > 0:
             span = min(_LONGEST_SPAN, max(_SPAN, 20 * new.width / inflow))
@@ -82,6 +87,10 @@ class ForeignUse:
         if samples and last is not None:
             measured = self._excess(samples[0], new, inflow, quantum)
             if measured is not None:
+                if new.arrived >= self._suspect_until:
+                    measured = min(measured, 0.0)
+                if inflow > 0:
+                    measured = min(measured, _MOST * inflow)
                 weight = 1 - math.exp(-(new.arrived - last.arrived) / _SMOOTHING)
                 self.rate = max(0.0, self.rate + weight * (measured - self.rate))
         samples.append(new)
@@ -95,14 +104,15 @@ class ForeignUse:
             return None
         rise = new.remaining - old.remaining
         rates = (
-            (inflow * by_dispatch - rise - _ours(old.before, new.before)) / by_dispatch,
-            (inflow * by_arrival - rise - _ours(old.after, new.after)) / by_arrival,
+            (inflow * by_dispatch - rise - (new.early[1] - old.early[0])) / by_dispatch,
+            (inflow * by_arrival - rise - (new.late[1] - old.late[0])) / by_arrival,
         )
         doubt = (0.25 * (old.width + new.width) + 0.25 * quantum) / shortest
         return min(rates) - doubt
 
     def rejected(self, quantum: float, size: float, now: float) -> None:
         """A quota 429: somebody took what we thought was there."""
+        self.suspect(now)
         self._boost = min(0.3 * size, 1.5 * self._boost_left(now) + quantum)
         self._boost_at = now
 
@@ -126,7 +136,3 @@ class ForeignUse:
 
     def _boost_left(self, now: float) -> float:
         return self._boost * 0.5 ** (max(0.0, now - self._boost_at) / _BOOST_HALF_LIFE)
-
-
-def _ours(old: Sent, new: Sent) -> float:
-    return max(new.low - old.low, new.high - old.high)

@@ -24,11 +24,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sluicegate.broker.core.charge import sane
-from sluicegate.broker.core.foreign import ForeignUse, Sample, Sent
-from sluicegate.broker.core.history import History
+from sluicegate.broker.core.foreign import ForeignUse, Sample
+from sluicegate.broker.core.history import History, Log
 from sluicegate.broker.core.units import MeterKey, MeterReading
 from sluicegate.wire.words import Algorithm, LearnLimits, Resource
 
+OVERTAKING = 0.1  # seconds: calls granted so close together may reach the provider in any order
 _NUDGE = 1e-6  # seconds: a call woken at `ready_at` finds room in spite of rounding
 _SANE_FACTOR = 1_000.0  # a limit further than this from the declared one is nonsense
 
@@ -81,7 +82,7 @@ class Meter(ABC):
         self.reserved = 0.0
         self.anomalies = anomalies
         self._holders = 0
-        self._sent = 0.0
+        self._sent = Log()
         self._at = now
         self._balance = 0.0
         self._limit_from = -float("inf")
@@ -127,13 +128,13 @@ class Meter(ABC):
     def _untouched(self) -> bool:
         return not self.observed and self.history.total <= 0
 
-    def lack(self, charge: float, now: float, held_back: float) -> Shortfall | None:
-        """None when `charge` fits while `held_back` (0..1) of the capacity stays untouched."""
+    def lack(self, charge: float, now: float, held_back: float, doubtful: float = 0.0) -> Shortfall | None:
+        """None when `charge` fits while `held_back` (0..1) of the capacity stays untouched, and `doubtful` is left."""
         if charge <= 0 or (self._untouched and charge <= self.capacity):
             return None
         self.advance(now)
         size = self.size
-        margin = self.foreign.margin(now, self.quantum, size)
+        margin = self.foreign.margin(now, self.quantum, size) + doubtful
         need = min(charge + margin + held_back * size, max(size, 0.0))
         if self._balance >= need:
             return None
@@ -148,10 +149,6 @@ class Meter(ABC):
 
     # ---- the life of a charge
 
-    def sent(self) -> Sent:
-        """Our charges so far, for comparison with what `remaining` did."""
-        return Sent(self._sent, self._sent + (self.reserved if self.terms.on_completion else 0.0))
-
     def grant(self, charge: float, now: float) -> None:
         self.advance(now)
         self.history.grant(charge)
@@ -159,7 +156,7 @@ class Meter(ABC):
         self._holders += 1
         self.reserved += charge
         if not self.terms.on_completion:
-            self._sent += charge
+            self._sent.add(charge, now)
         if charge > 0:
             self.quantum = charge if self.quantum <= 0 else self.quantum + 0.1 * (charge - self.quantum)
 
@@ -175,14 +172,14 @@ class Meter(ABC):
         if self.terms.on_completion:
             self.history.revoke(charge - final)
             self.history.answer(final, now)
-            self._sent += final
+            self._sent.add(final, now)
         else:
             if not answered:
                 self.history.answer(charge, now)
             if final > charge:
                 self.history.grant(final - charge)
                 self.history.answer(final - charge, now)
-            self._sent += final - charge
+            self._sent.add(final - charge, now)
         self._take(final - charge)
 
     def take_back(self, charge: float, answered: bool, now: float) -> None:
@@ -192,7 +189,7 @@ class Meter(ABC):
         if not answered or self.terms.on_completion:
             self.history.revoke(charge)
         if not self.terms.on_completion:
-            self._sent -= charge
+            self._sent.add(-charge, now)
         self._take(-charge)
 
     def _release(self, charge: float) -> None:
@@ -204,7 +201,7 @@ class Meter(ABC):
 
     # ---- observations
 
-    def observe(self, reading: MeterReading, dispatched: float, own: float, before: Sent, now: float) -> None:
+    def observe(self, reading: MeterReading, dispatched: float, own: float, now: float) -> None:
         """Fold what the response to a call said that was granted at `dispatched` for `own`."""
         self.learn_limit(reading.limit, dispatched)
         reset = sane(reading.reset)
@@ -223,7 +220,10 @@ class Meter(ABC):
         if self._last is None or dispatched >= self._last[0]:
             self._last = (dispatched, interval)
         middle = (interval.low + interval.high) / 2
-        sample = Sample(dispatched, now, middle, interval.high - interval.low, before, self.sent())
+        early = (self._sent.at(dispatched - OVERTAKING) + own, self._sent.at(dispatched + OVERTAKING))
+        pending = self.reserved if self.terms.on_completion else 0.0  # may be produced already
+        late = (self._sent.sum, self._sent.sum + pending)
+        sample = Sample(dispatched, now, middle, interval.high - interval.low, early, late)
         self._compare(sample)
 
     @abstractmethod
@@ -242,6 +242,8 @@ class Meter(ABC):
         missing = self.history.not_included(dispatched, own)
         lower = None if missing is None or self._overfull else min(self.size, interval.low - missing)
         if self._balance > upper:
+            if self._balance > upper + 1e-6 * self.size:
+                self.foreign.suspect(now)
             self._balance = upper
         elif lower is not None and self._balance < lower:
             self._balance = lower
