@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from sluicegate.cli.load import Caller, Target
+from sluicegate.testing.config import EmulatorConfig
 
 TIERS = ("Critical", "Premium", "Standard", "Free")
 GUARANTEES = {"Critical": 30, "Premium": 25, "Standard": 10, "Free": 5}
@@ -29,6 +30,42 @@ TARGETS = (
     Target("openai", "gpt-4o", 5.0, words=(30, 100), max_tokens=(60, 180)),
     Target("anthropic", "claude-sonnet-4-5", 4.2, words=(30, 100), max_tokens=(40, 90)),
 )
+
+
+def provider(seed: int, foreign_percent: float = 0.0) -> EmulatorConfig:
+    """The emulator's side of the scene. `foreign_percent`: what others draw of each pool's limits."""
+    pace = {"latency": "400ms", "latencySigma": 0.4, "latencyMax": "3s", "tokensPerSecond": 150}
+    foreign = {"foreign": {"percent": foreign_percent, "callTokens": 200}} if foreign_percent else {}
+    return EmulatorConfig.from_data(
+        {
+            "seed": seed,
+            "pools": [
+                {
+                    "name": "gpt-4o",
+                    "wire": "OpenAI",
+                    "models": ["gpt-4o*"],
+                    "limits": _limits(Requests=OPENAI_RPM, Tokens=OPENAI_TPM),
+                    "outputTokens": {"median": 80, "sigma": 0.4, "max": 400},
+                    "pace": pace,
+                    **foreign,
+                },
+                {
+                    "name": "claude-sonnet",
+                    "wire": "Anthropic",
+                    "models": ["claude-*"],
+                    "limits": _limits(Requests=ANTHROPIC_RPM, InputTokens=ANTHROPIC_ITPM, OutputTokens=ANTHROPIC_OTPM),
+                    "outputTokens": {"median": 60, "sigma": 0.3, "max": 400},
+                    "pace": pace,
+                    **foreign,
+                },
+            ],
+        }
+    )
+
+
+def _limits(**limits: int) -> list[dict[str, Any]]:
+    burst = f"{BURST_SECONDS}s"
+    return [{"resource": name, "limit": limit, "window": "1m", "burst": burst} for name, limit in limits.items()]
 
 
 def documents(emulator: str) -> list[dict[str, Any]]:
