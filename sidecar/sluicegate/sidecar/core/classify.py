@@ -135,8 +135,7 @@ def classify(provider: Provider, status: int, headers: Mapping[str, str], body: 
 def classify_stream_error(provider: Provider, headers: Mapping[str, str], body: object) -> Verdict:
     """The verdict on an error object that came inside a stream of status 200."""
     fault = _fault(body)
-    verdict = _judge(provider, 0, headers, fault)
-    return verdict
+    return _judge(provider, 0, headers, fault)
 
 
 def _judge(provider: Provider, status: int, headers: Mapping[str, str], fault: _Fault) -> Verdict:

@@ -49,7 +49,7 @@ _CHAIN_ID = re.compile(r"[!-:<-~]{1,128}", re.ASCII)
 T = TypeVar("T")
 
 
-class InvalidValue(ValueError):
+class InvalidValueError(ValueError):
     """A header or baggage member that cannot be read: `where` it stood, its `value`, what is `allowed`."""
 
     def __init__(self, where: str, value: str, allowed: str) -> None:
@@ -61,7 +61,7 @@ class InvalidValue(ValueError):
 
 def read_criticality(headers: Iterable[tuple[str, str]], defaults: Criticality, wall_now: datetime) -> Criticality:
     """The criticality of a call. `headers`: all of the request's, names in any case; `wall_now` with a zone, for
-    deadlines that are instants. Raises InvalidValue."""
+    deadlines that are instants. Raises InvalidValueError."""
     said: dict[str, tuple[str, str]] = {}
     over: dict[str, tuple[str, str]] = {}
     for name, value in headers:
@@ -69,7 +69,7 @@ def read_criticality(headers: Iterable[tuple[str, str]], defaults: Criticality, 
         if lowered.startswith(PREFIX):
             field = lowered[len(PREFIX) :]
             if field not in FIELDS:
-                raise InvalidValue(lowered, value, f"the headers {', '.join(PREFIX + f for f in FIELDS)}")
+                raise InvalidValueError(lowered, value, f"the headers {', '.join(PREFIX + f for f in FIELDS)}")
             over[field] = (lowered, value.strip())
         elif lowered == "baggage":
             for member, text in baggage_members(value):
@@ -89,11 +89,11 @@ def _build(said: Mapping[str, tuple[str, str]], defaults: Criticality, wall_now:
             return default
         where, value = found
         if len(value) > _MAX_VALUE:
-            raise InvalidValue(where, value, f"at most {_MAX_VALUE} characters")
+            raise InvalidValueError(where, value, f"at most {_MAX_VALUE} characters")
         try:
             return parse(value)
         except ValueError as problem:
-            raise InvalidValue(where, value, str(problem)) from None
+            raise InvalidValueError(where, value, str(problem)) from None
 
     return Criticality(
         tenant=take("tenant", _tenant, defaults.tenant),
@@ -174,9 +174,7 @@ def parse_deadline(text: str, wall_now: datetime) -> float | None:
 
 def parse_fallback(text: str) -> tuple[FallbackOption, ...] | None:
     """`model:gpt-4o-mini, pool:claude-sonnet, cached:10m, degrade`, in the order to try. Raises ValueError."""
-    options: list[FallbackOption] = []
-    for part in text.split(","):
-        options.append(_option(part.strip()))
+    options = [_option(part.strip()) for part in text.split(",")]
     if len(options) > _MAX_FALLBACKS:
         raise ValueError(f"at most {_MAX_FALLBACKS} entries")
     return tuple(options)

@@ -67,7 +67,7 @@ def _messages(text: str, model: str, call_id: str, stream: bool) -> tuple[str, b
     end = {"stop_reason": "end_turn", "stop_sequence": None}
     if not stream:
         return JSON, orjson.dumps({**head, "content": [{"type": "text", "text": text}], **end, "usage": usage})
-    start = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    start: dict[str, Any] = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": start},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
@@ -80,8 +80,9 @@ def _messages(text: str, model: str, call_id: str, stream: bool) -> tuple[str, b
 
 
 def _responses(text: str, model: str, call_id: str, created: int, stream: bool) -> tuple[str, bytes]:
-    part = {"type": "output_text", "text": text, "annotations": []}
-    item = {"id": f"msg_{call_id}", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
+    item: dict[str, Any] = {"id": f"msg_{call_id}", "type": "message", "role": "assistant"}
+    item |= {"status": "completed", "content": [part]}
     usage = {
         "input_tokens": 0,
         "input_tokens_details": {"cached_tokens": 0},
@@ -107,7 +108,7 @@ def _responses(text: str, model: str, call_id: str, created: int, stream: bool) 
     }
     if not stream:
         return JSON, orjson.dumps(whole)
-    place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+    place: dict[str, Any] = {"item_id": item["id"], "output_index": 0, "content_index": 0}
     events: list[dict[str, Any]] = [
         {"type": "response.created", "response": {**whole, "status": "in_progress", "output": [], "usage": None}},
         {

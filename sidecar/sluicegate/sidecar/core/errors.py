@@ -125,8 +125,8 @@ class Refusal:
         match shape:
             case ErrorShape.OPENAI:
                 kind = _OPENAI_TYPES.get(self.status, "server_error")
-                error = {"message": self.message, "type": kind, "param": None, "code": code}
-                return orjson.dumps({"error": error})
+                openai = {"message": self.message, "type": kind, "param": None, "code": code}
+                return orjson.dumps({"error": openai})
             case ErrorShape.ANTHROPIC:
                 kind = _ANTHROPIC_TYPES.get(self.status, "api_error")
                 details = {"error_code": code}

@@ -78,7 +78,7 @@ def _dict(value: object) -> dict[str, Any]:
 
 
 def _list(value: object) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else []
+    return cast("Any", value) if isinstance(value, list) else []
 
 
 @dataclass(slots=True)
@@ -115,7 +115,8 @@ def json_length(value: object, depth: int = 0) -> int:
             pairs = cast("dict[str, Any]", value)
             return 2 + sum(len(k) + 4 + json_length(v, depth + 1) for k, v in pairs.items())
         case list() if depth < 64:
-            return 2 + sum(1 + json_length(item, depth + 1) for item in cast("list[Any]", value))
+            items = cast("list[object]", value)
+            return 2 + len(items) + sum(json_length(item, depth + 1) for item in items)
         case _:
             return 2
 
@@ -152,7 +153,7 @@ def _strings(tally: _Tally, value: object) -> None:
         if isinstance(item, str):
             tally.text(item)
         elif isinstance(item, list):
-            tally.overhead += len(cast("list[Any]", item))
+            tally.overhead += len(_list(item))
         else:
             tally.overhead += 1
 

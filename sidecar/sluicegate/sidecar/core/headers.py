@@ -180,13 +180,14 @@ def _anthropic(reader: _Reader) -> tuple[MeterReading, ...]:
 def read_meters(provider: Provider, headers: Mapping[str, str]) -> Readings:
     """The meters that `headers` speak of. `headers` must find names whatever their case. Never raises."""
     reader = _Reader(headers)
+    meters: tuple[MeterReading, ...] = ()
     match provider:
         case Provider.ANTHROPIC:
             meters = _anthropic(reader)
         case Provider.OPENAI | Provider.OPENAI_COMPATIBLE:
             meters = _openai(reader)
         case Provider.AZURE_OPENAI | Provider.GOOGLE_GEMINI | Provider.GOOGLE_VERTEX | Provider.MISTRAL:
-            meters = ()
+            pass
     return Readings(meters, reader.ignored)
 
 

@@ -2,7 +2,7 @@
 """What a sidecar may spend alone while the broker is away.
 
 The broker hands every sidecar a share of each meter, small enough that all of them together stay within the limit.
-The share starts whole when the broker goes and refills evenly over its window; a call goes only if every meter of its
+The share starts whole and refills evenly over its window; a call goes only if every meter of its
 pool has room for it, and then takes from all. A pool without a share may spend nothing.
 """
 
@@ -65,13 +65,6 @@ class SafeShares:
         account = accounts.get((share.resource, share.window))
         left = share.amount if account is None else min(account.left, share.amount)
         accounts[(share.resource, share.window)] = _Account(share, left, now)
-
-    def start(self, now: float) -> None:
-        """The broker went away: every share is whole."""
-        for accounts in self._pools.values():
-            for account in accounts.values():
-                account.left = account.share.amount
-                account.at = now
 
     def forget(self, pools: frozenset[str]) -> None:
         """Only `pools` still exist."""

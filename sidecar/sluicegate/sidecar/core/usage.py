@@ -90,7 +90,7 @@ class EventReader:
     """Server-sent events of one response.
 
     Attributes: `usage` so far, `error` the error object that came inside the stream, `finished` whether its end
-    was announced, `broken` events that could not be read, `characters` nothing is counted beyond them.
+    was announced, `broken`: how many events could not be read, `events`: about how many came.
     """
 
     def __init__(self, wire: Wire, *, hide_usage: bool = False, max_held: int = MAX_HELD) -> None:
@@ -127,9 +127,9 @@ class EventReader:
         if not self._hide:
             if news:
                 news = self._read_events(whole)
-            self.events += 1
+            self.events += whole.count(b"\n\n")
             return Read(data, news)
-        self.events += 1
+        self.events += whole.count(b"\n\n")
         if not news:
             return Read(whole)
         return self._filtered(whole)
@@ -210,10 +210,8 @@ class EventReader:
         if data == b"[DONE]":
             self.finished = True
             return True
-        if self._wire in (Wire.CHAT, Wire.COMPLETIONS) and name != b"error" and b'"error"' not in data:
-            if not _SOME_USAGE.search(data):
-                return False
-        if not data:
+        dull = self._wire in (Wire.CHAT, Wire.COMPLETIONS) and name != b"error" and b'"error"' not in data
+        if not data or (dull and not _SOME_USAGE.search(data)):
             return False
         try:
             body = orjson.loads(data)
@@ -223,7 +221,7 @@ class EventReader:
                 self.error = {}
                 return True
             return False
-        return self._learn(name, body) if isinstance(body, dict) else False
+        return self._learn(name, cast("dict[str, Any]", body)) if isinstance(body, dict) else False
 
     def _learn(self, name: bytes, body: dict[str, Any]) -> bool:
         kind = body.get("type")

@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session with the broker: one stream for all calls, batched per turn of the event loop.
+
+A call asks with `acquire` and gets its answer as a future. While the stream is broken, calls that wait are kept and
+declared again at the next connection, as are those in flight; after `patience` seconds without a broker the policy that
+it left behind decides (safe share, fail open, fail closed). Everything held is bounded. There is no back-off timer
+for calls here: only the reconnection has one, with jitter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from sluicegate.sidecar import messages
+from sluicegate.sidecar.core.routes import Route, Routes
+from sluicegate.sidecar.core.safeshare import SafeShares
+from sluicegate.sidecar.core.values import Estimate, MeterReading, Verdict
+from sluicegate.sidecar.metrics import Metrics
+from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.v1 import budget_service_pb2_grpc
+from sluicegate.wire import convert
+from sluicegate.wire.channel import MAX_BATCH, client_options
+from sluicegate.wire.words import ErrorClass, OnBrokerUnavailable, Outcome, Reason
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Answer = pb.Grant | pb.Fallback | pb.Reject
+_MAX_KEPT = 10_000
+_ANSWER_WITHIN = 5.0
+_CONNECT_WITHIN = 10.0
+_MAX_BACKOFF = 5.0
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call that waits (`future` pending) or holds a slot (`pool`, `attempt`)."""
+
+    request: pb.CallRequest
+    estimate: Estimate
+    since: float
+    future: asyncio.Future[Answer]
+    held: bool = False
+    pool: str = ""
+    attempt: int = 0
+    requeued: bool = False
+
+    def attachment(self, now: float) -> pb.Attachment:
+        return pb.Attachment(
+            call=self.request,
+            granted=self.held,
+            age=convert.to_duration(max(0.0, now - self.since)),
+            pool=self.pool,
+            attempt=self.attempt,
+        )
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What the next message carries."""
+
+    acquires: list[pb.CallRequest] = field(default_factory=list[pb.CallRequest])
+    cancels: list[str] = field(default_factory=list[str])
+    observations: list[pb.Observation] = field(default_factory=list[pb.Observation])
+    settlements: deque[pb.Settlement] = field(default_factory=deque[pb.Settlement])
+    attachments: deque[pb.Attachment] = field(default_factory=deque[pb.Attachment])
+
+    def __bool__(self) -> bool:
+        return bool(self.acquires or self.cancels or self.observations or self.settlements or self.attachments)
+
+    def take(self) -> pb.SessionRequest:
+        """The next batch. Attachments go alone and first: what settles them must find them."""
+        if self.attachments:
+            return pb.SessionRequest(attachments=_cut(self.attachments))
+        message = pb.SessionRequest(
+            acquires=self.acquires[:MAX_BATCH],
+            cancels=self.cancels[:MAX_BATCH],
+            observations=self.observations[:MAX_BATCH],
+            settlements=_cut(self.settlements),
+        )
+        del self.acquires[:MAX_BATCH], self.cancels[:MAX_BATCH], self.observations[:MAX_BATCH]
+        return message
+
+
+def _cut(items: deque[T]) -> list[T]:
+    return [items.popleft() for _ in range(min(len(items), MAX_BATCH))]
+
+
+class BrokerClient:
+    """One per sidecar. `start` before use; `stop` flushes what is still to be said."""
+
+    def __init__(
+        self,
+        address: str,
+        hello: pb.Hello,
+        metrics: Metrics,
+        *,
+        ca: Path | None = None,
+        token_file: Path | None = None,
+        patience: float = 2.0,
+        max_pending: int = 10_000,
+    ) -> None:
+        self.routes = Routes({})
+        self.connected = False
+        self.epoch = ""
+        self._address = address
+        self._hello = hello
+        self._metrics = metrics
+        self._ca = ca
+        self._token_file = token_file
+        self._patience = patience
+        self._max_pending = max_pending
+        self._shares = SafeShares()
+        self._calls: dict[str, _Call] = {}
+        self._out = _Outbox()
+        self._wake = asyncio.Event()
+        self._flushed = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._away_since: float | None = None
+        self._stopping = False
+        self._pause = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._channel: grpc.aio.Channel | None = None
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Opens the session in the background."""
+        self._channel = self._open()
+        self._went_away()
+        self._task = asyncio.create_task(self._run(), name="broker-session")
+
+    async def ready(self, within: float) -> bool:
+        """Waits until the first configuration is there; False if not `within` seconds."""
+        try:
+            async with asyncio.timeout(within):
+                await self._heard.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self, flush: float = 1.0) -> None:
+        """Says what is still to be said, for at most `flush` seconds, and ends the session."""
+        self._stopping = True
+        if self.connected and self._out:
+            self._flushed.clear()
+            self._wake.set()
+            try:
+                async with asyncio.timeout(flush):
+                    await self._flushed.wait()
+            except TimeoutError:
+                log.warning("the broker did not take the last messages within %g s", flush)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._channel is not None:
+            await self._channel.close()
+        for call in list(self._calls.values()):
+            if not call.future.done():
+                call.future.set_result(_refusal(call, Reason.SHUTTING_DOWN, "the sidecar is stopping"))
+        self._calls.clear()
+
+    # ---- calls
+
+    def acquire(self, request: pb.CallRequest, estimate: Estimate) -> asyncio.Future[Answer]:
+        """Asks for a slot. The future never fails; cancel the call with `cancel`, not the future."""
+        loop = asyncio.get_running_loop()
+        call = _Call(request, estimate, loop.time(), loop.create_future())
+        if len(self._calls) >= self._max_pending or self._stopping:
+            reason = Reason.SHUTTING_DOWN if self._stopping else Reason.SIDECAR_OVERLOADED
+            message = (
+                f"the sidecar holds {self._max_pending} calls" if not self._stopping else "the sidecar is stopping"
+            )
+            call.future.set_result(_refusal(call, reason, message, 1.0))
+            return call.future
+        self._calls[request.call_id] = call
+        if self.connected:
+            self._out.acquires.append(request)
+            self._wake.set()
+        elif self._away_since is not None and loop.time() - self._away_since >= self._patience:
+            self._decide_alone(call)
+        return call.future
+
+    def cancel(self, call_id: str) -> None:
+        """The client of a waiting call went away. A slot that had just come is given back."""
+        call = self._calls.pop(call_id, None)
+        if call is None:
+            return
+        if call.held:
+            self._settle(_unsent(call_id, call.attempt))
+        elif self.connected:
+            self._out.cancels.append(call_id)
+            self._wake.set()
+
+    def observe(self, call_id: str, readings: tuple[MeterReading, ...]) -> None:
+        """What a response's headers said, at once. Nothing is kept for a broker that is away."""
+        if self.connected:
+            self._out.observations.append(messages.observation(call_id, readings))
+            self._wake.set()
+
+    def settle(self, settlement: pb.Settlement) -> None:
+        """The last attempt of a call ended."""
+        call = self._calls.pop(settlement.call_id, None)
+        if call is not None and not self.connected:
+            self._keep(self._out.attachments, call.attachment(asyncio.get_running_loop().time()), "attachment")
+        self._settle(settlement)
+
+    def settle_and_wait(self, settlement: pb.Settlement) -> asyncio.Future[Answer]:
+        """An attempt failed and nothing reached the app: the future is the broker's word on what is next."""
+        loop = asyncio.get_running_loop()
+        call = self._calls[settlement.call_id]
+        self._settle(settlement)
+        call.future = loop.create_future()
+        call.held = False
+        call.requeued = False
+        if not self.connected:
+            self._calls.pop(settlement.call_id)
+            call.future.set_result(_refusal(call, Reason.BROKER_UNAVAILABLE, "the broker is away"))
+        else:
+            loop.call_later(_ANSWER_WITHIN, self._give_up, call, call.future)
+        return call.future
+
+    def _give_up(self, call: _Call, future: asyncio.Future[Answer]) -> None:
+        if not future.done() and not call.requeued:
+            self._calls.pop(call.request.call_id, None)
+            self._out.cancels.append(call.request.call_id)
+            self._wake.set()
+            future.set_result(_refusal(call, Reason.ATTEMPTS_EXHAUSTED, "the broker said nothing about a retry"))
+
+    def _settle(self, settlement: pb.Settlement) -> None:
+        self._keep(self._out.settlements, settlement, "settlement")
+        self._wake.set()
+
+    def _keep(self, queue: deque[T], item: T, kind: str) -> None:
+        if len(queue) >= _MAX_KEPT:
+            queue.popleft()
+            self._metrics.dropped.labels(kind).inc()
+        queue.append(item)
+
+    # ---- without the broker
+
+    def _went_away(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.connected = False
+        self._metrics.connected.set(0)
+        self._away_since = loop.time()
+        self._out.acquires.clear()
+        self._out.cancels.clear()
+        self._out.observations.clear()
+        loop.call_later(self._patience, self._decide_waiting, self._away_since)
+
+    def _decide_waiting(self, since: float) -> None:
+        if self.connected or self._away_since != since:
+            return
+        for call in list(self._calls.values()):
+            if not call.future.done():
+                self._decide_alone(call)
+
+    def _decide_alone(self, call: _Call) -> None:
+        request = call.request
+        now = asyncio.get_running_loop().time()
+        policy = self.routes.on_unavailable
+        route = self._route_for(request)
+        if route is not None and not call.attempt and not call.requeued:
+            if policy is OnBrokerUnavailable.FAIL_OPEN:
+                return self._grant_alone(call, route, Reason.FAIL_OPEN)
+            if policy is OnBrokerUnavailable.SAFE_SHARE and self._shares.spend(route.pool, call.estimate, now):
+                return self._grant_alone(call, route, Reason.SAFE_SHARE)
+        self._metrics.alone.labels(Reason.BROKER_UNAVAILABLE.value).inc()
+        del self._calls[request.call_id]
+        message = "the broker is away and the policy allows no more calls without it"
+        call.future.set_result(_refusal(call, Reason.BROKER_UNAVAILABLE, message, 1.0))
+        return None
+
+    def _grant_alone(self, call: _Call, route: Route, reason: Reason) -> None:
+        self._metrics.alone.labels(reason.value).inc()
+        grant = pb.Grant(
+            call_id=call.request.call_id,
+            pool=route.pool,
+            outcome=convert.OUTCOME.to_proto(Outcome.GRANTED),
+            reason=reason.value,
+            attempt=1,
+            waited=convert.to_duration(asyncio.get_running_loop().time() - call.since),
+            tenant=call.request.tenant,
+            task_type=call.request.criticality.task_type,
+        )
+        self._hold(call, grant)
+
+    def _route_for(self, request: pb.CallRequest) -> Route | None:
+        if request.pool:
+            return self.routes.pools.get(request.pool)
+        try:
+            provider = convert.PROVIDER.from_proto(request.provider)
+        except ValueError:
+            return None
+        found = self.routes.claiming(provider, request.model) if provider is not None else ()
+        return found[0] if len(found) == 1 else None
+
+    # ---- the stream
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._ca is None:
+            return grpc.aio.insecure_channel(self._address, options=client_options())
+        credentials = grpc.ssl_channel_credentials(root_certificates=self._ca.read_bytes())
+        return grpc.aio.secure_channel(self._address, credentials, options=client_options())
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            code = "ended"
+            try:
+                await self._session()
+            except grpc.aio.AioRpcError as problem:
+                code = problem.code().name.lower()
+                log.log(
+                    logging.WARNING if failures == 0 else logging.DEBUG,
+                    "no session with the broker at %s: %s",
+                    self._address,
+                    code,
+                )
+            except (OSError, ValueError, TimeoutError) as problem:
+                code = type(problem).__name__.lower()
+                log.warning("no session with the broker at %s: %s", self._address, code)
+            self._metrics.session_failures.labels(code).inc()
+            failures = 0 if self.connected else failures + 1
+            if self.connected:
+                self._went_away()
+            pause, self._pause = self._pause, 0.0
+            ceiling = min(_MAX_BACKOFF, 0.1 * 2 ** min(failures, 10))
+            await asyncio.sleep(pause + random.uniform(ceiling / 4, ceiling))
+
+    async def _session(self) -> None:
+        assert self._channel is not None
+        stub: budget_service_pb2_grpc.BudgetServiceAsyncStub = budget_service_pb2_grpc.BudgetServiceStub(self._channel)
+        stream = stub.Session(metadata=await self._metadata())
+        writer: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(_CONNECT_WITHIN):
+                await stream.write(pb.SessionRequest(hello=self._hello))
+                first = await stream.read()
+            if not isinstance(first, pb.SessionResponse):
+                return
+            self._arrived()
+            writer = asyncio.create_task(self._write(stream), name="broker-writer")
+            self._read(first)
+            while True:
+                message = await stream.read()
+                if not isinstance(message, pb.SessionResponse) or writer.done():
+                    return
+                self._read(message)
+                if self._pause:
+                    return
+        finally:
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            stream.cancel()
+
+    async def _metadata(self) -> tuple[tuple[str, str], ...]:
+        if self._token_file is None:
+            return ()
+        token = await asyncio.to_thread(self._token_file.read_text)
+        return (("authorization", f"Bearer {token.strip()}"),)
+
+    def _arrived(self) -> None:
+        """A session is there: declare all that is held or waits, then go on."""
+        now = asyncio.get_running_loop().time()
+        self.connected = True
+        self._away_since = None
+        self._metrics.connected.set(1)
+        self._metrics.sessions.inc()
+        for call in self._calls.values():
+            if call.held or call.attempt or call.requeued or self.epoch:
+                self._keep(self._out.attachments, call.attachment(now), "attachment")
+            else:
+                self._out.acquires.append(call.request)
+        self._wake.set()
+
+    async def _write(self, stream: grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._out:
+                    await stream.write(self._out.take())
+                self._flushed.set()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            stream.cancel()
+
+    def _read(self, message: pb.SessionResponse) -> None:
+        if message.HasField("welcome"):
+            self.epoch = message.welcome.epoch
+        if message.config_version:
+            self._configure(message)
+        for share in message.safe_shares:
+            value = messages.share_of(share)
+            if value is not None:
+                self._shares.grant(share.pool, value, asyncio.get_running_loop().time())
+        for retry in message.retries:
+            call = self._calls.get(retry.call_id)
+            if call is not None:
+                call.requeued = True
+        for grant in message.grants:
+            self._granted(grant)
+        for fallback in message.fallbacks:
+            self._answered(fallback.call_id, fallback)
+        for reject in message.rejects:
+            self._answered(reject.call_id, reject)
+        if message.HasField("reconnect_after"):
+            self._pause = max(0.001, min(60.0, convert.from_duration(message.reconnect_after)))
+
+    def _answered(self, call_id: str, answer: pb.Fallback | pb.Reject) -> None:
+        call = self._calls.pop(call_id, None)
+        if call is not None and not call.future.done():
+            call.future.set_result(answer)
+
+    def _granted(self, grant: pb.Grant) -> None:
+        call = self._calls.get(grant.call_id)
+        if call is None or call.future.done():
+            if call is None or not call.held:
+                self._settle(_unsent(grant.call_id, grant.attempt))
+            return
+        self._hold(call, grant)
+
+    def _hold(self, call: _Call, grant: pb.Grant) -> None:
+        call.held = True
+        call.pool = grant.pool
+        call.attempt = grant.attempt
+        call.since = asyncio.get_running_loop().time()
+        call.future.set_result(grant)
+
+    def _configure(self, message: pb.SessionResponse) -> None:
+        routes = [route for route in map(messages.route_of, message.routes) if route is not None]
+        policy = OnBrokerUnavailable.SAFE_SHARE
+        try:
+            policy = convert.ON_BROKER_UNAVAILABLE.from_proto(message.on_broker_unavailable) or policy
+        except ValueError:
+            log.warning("the broker's policy for its absence is of a later version; safe share holds")
+        self.routes = Routes({route.pool: route for route in routes}, message.config_version, policy)
+        self._shares.forget(frozenset(self.routes.pools))
+        self._heard.set()
+
+
+def _refusal(call: _Call, reason: Reason, message: str, retry_after: float | None = None) -> pb.Reject:
+    reject = pb.Reject(call_id=call.request.call_id, reason=reason.value, message=message, pool=call.request.pool)
+    if retry_after is not None:
+        reject.retry_after.CopyFrom(convert.to_duration(retry_after))
+    return reject
+
+
+def _unsent(call_id: str, attempt: int) -> pb.Settlement:
+    verdict = Verdict(ErrorClass.CANCELLED)
+    return messages.settlement(call_id, attempt, verdict, dispatched=False, retriable=False, usage=None)

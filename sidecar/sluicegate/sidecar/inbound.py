@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request of the app, read and understood: bounded body, parsed JSON, credential, what travels on."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from sluicegate.sidecar.core.criticality import PREFIX, strip_baggage
+from sluicegate.sidecar.core.errors import Refusal, refuse
+from sluicegate.sidecar.core.providers import Api, ProviderTable
+from sluicegate.sidecar.core.routes import Target
+from sluicegate.sidecar.core.values import Criticality
+from sluicegate.wire.words import Reason
+
+# RFC 9110 section 7.6.1, and what the client of the next hop writes itself.
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class RefusedError(Exception):
+    """A request that is refused before the broker is asked."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(refusal.message)
+
+
+class BufferSpace:
+    """Room for request bodies, all of them together."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+
+    def take(self, amount: int) -> bool:
+        """Takes `amount` bytes, or nothing and says False."""
+        if self.used + amount > self.size:
+            return False
+        self.used += amount
+        return True
+
+    def give_back(self, amount: int) -> None:
+        """Returns what was taken."""
+        self.used -= amount
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """An inspected call. `key` names request and credential, for repeats; `path_qs`: raw path below the base."""
+
+    target: Target
+    api: Api
+    path: str
+    query: str
+    headers: CIMultiDictProxy[str]
+    raw: bytes
+    body: dict[str, Any]
+    model: str
+    stream: bool
+    criticality: Criticality
+    credential: str
+    fingerprint: str
+    key: bytes
+
+    @property
+    def table(self) -> ProviderTable:
+        return self.target.table
+
+
+async def read_body(request: web.BaseRequest, limit: int, space: BufferSpace, within: float) -> tuple[bytes, int]:
+    """The whole body and the bytes of `space` that it holds until given back. Raises RefusedError (413, 503, 400)."""
+    declared = request.content_length
+    too_large = f"the body is larger than {limit} bytes, the most that is inspected"
+    if declared is not None and declared > limit:
+        raise RefusedError(refuse(413, Reason.INVALID_REQUEST, too_large))
+    full = refuse(503, Reason.SIDECAR_OVERLOADED, f"{space.size} bytes of request bodies are held", retry_after=1.0)
+    taken = declared or 0
+    if not space.take(taken):
+        raise RefusedError(full)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(within):
+            while chunk := await request.content.readany():
+                size += len(chunk)
+                if size > limit:
+                    raise RefusedError(refuse(413, Reason.INVALID_REQUEST, too_large))
+                if size > taken:
+                    if not space.take(size - taken):
+                        raise RefusedError(full)
+                    taken = size
+                chunks.append(chunk)
+    except TimeoutError:
+        space.give_back(taken)
+        text = f"the body did not arrive within {within:g} s: {size} of {declared} bytes came"
+        raise RefusedError(refuse(400, Reason.INVALID_REQUEST, text)) from None
+    except BaseException:
+        space.give_back(taken)
+        raise
+    return b"".join(chunks), taken
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """The body of an inspected call. Raises RefusedError (400) that says where it stops being JSON."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as problem:
+        text = f"the body is not valid JSON: {problem.msg} at line {problem.lineno}, column {problem.colno}"
+        raise RefusedError(refuse(400, Reason.INVALID_REQUEST, text)) from None
+    if not isinstance(body, dict):
+        text = f"the body is a JSON {type(body).__name__}; allowed: an object"
+        raise RefusedError(refuse(400, Reason.INVALID_REQUEST, text))
+    return cast("dict[str, Any]", body)
+
+
+def model_of(body: dict[str, Any]) -> str:
+    """The model that a call names. Raises RefusedError (400)."""
+    model = body.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= 256:
+        given = orjson.dumps(model).decode()[:100] if "model" in body else "absent"
+        text = f"model: {given} is not allowed; allowed: the name of a model, 1 to 256 characters"
+        raise RefusedError(refuse(400, Reason.INVALID_REQUEST, text))
+    return model
+
+
+def credential_of(table: ProviderTable, headers: CIMultiDictProxy[str]) -> str:
+    """The caller's key, or empty."""
+    for name in table.credentials:
+        value = headers.get(name, "")
+        if value:
+            return value[7:].strip() if value[:7].lower() == "bearer " else value.strip()
+    return ""
+
+
+def fingerprint_of(credential: str, salt: str) -> str:
+    """The salted hash of a key: what the broker may know of it. 16 hex digits; empty for none."""
+    if not credential:
+        return ""
+    return hashlib.sha256(f"{salt}:{credential}".encode()).hexdigest()[:16]
+
+
+def request_key(path: str, headers: CIMultiDictProxy[str], raw: bytes, fingerprint: str) -> bytes:
+    """Names a request: a repeat has the same path, body, key and wishes."""
+    digest = hashlib.sha256(f"{path}\0{fingerprint}\0".encode())
+    for name, value in headers.items():
+        if name.lower().startswith(PREFIX):
+            digest.update(f"{name.lower()}\0{value}\0".encode())
+    digest.update(raw)
+    return digest.digest()
+
+
+def onward_headers(headers: CIMultiDictProxy[str], *, identity: bool) -> CIMultiDict[str]:
+    """The request's headers for the provider: neither hop-by-hop ones nor any of ours. `identity`: no compression."""
+    dropped = _named_in_connection(headers)
+    onward: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        lowered = name.lower()
+        if lowered in _HOP_BY_HOP or lowered in dropped or lowered in ("host", "content-length", "expect"):
+            continue
+        if lowered.startswith(PREFIX):
+            continue
+        if lowered == "baggage":
+            value = strip_baggage(value)
+            if not value:
+                continue
+        if identity and lowered == "accept-encoding":
+            continue
+        onward.add(name, value)
+    if identity:
+        onward.add("accept-encoding", "identity")
+    return onward
+
+
+def backward_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """The response's headers for the app: all but hop-by-hop ones."""
+    dropped = _named_in_connection(headers)
+    backward: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        lowered = name.lower()
+        if lowered not in _HOP_BY_HOP and lowered not in dropped and not lowered.startswith(PREFIX):
+            backward.add(name, value)
+    return backward
+
+
+def _named_in_connection(headers: CIMultiDictProxy[str]) -> frozenset[str]:
+    if "connection" not in headers:
+        return frozenset()
+    return frozenset(
+        name.strip().lower() for value in headers.getall("connection") for name in value.split(",") if name.strip()
+    )

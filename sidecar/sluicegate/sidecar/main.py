@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sluicegate-sidecar`, and `start_sidecar` for whoever runs one inside another program."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from aiohttp import web
+
+from sluicegate.sidecar.admin import Admin
+from sluicegate.sidecar.broker_client import BrokerClient
+from sluicegate.sidecar.cache import ResponseCache
+from sluicegate.sidecar.call import Services
+from sluicegate.sidecar.core.estimate import OutputHistory
+from sluicegate.sidecar.core.repeat import RefusedCalls
+from sluicegate.sidecar.metrics import Metrics
+from sluicegate.sidecar.proxy import Proxy
+from sluicegate.sidecar.settings import Settings, SettingsError, read_settings
+from sluicegate.sidecar.tokenizer import Tokenizer
+from sluicegate.sidecar.upstream import HttpTransport, Timeouts
+from sluicegate.v1 import budget_service_pb2 as pb
+
+log = logging.getLogger(__name__)
+_MAX_HEADER = 16_384
+
+
+@dataclass(slots=True)
+class RunningSidecar:
+    """A sidecar that serves. `port` and `admin_port` are the ones really bound."""
+
+    port: int
+    admin_port: int
+    metrics: Metrics
+    broker: BrokerClient
+    _settings: Settings
+    _proxy_runner: web.ServerRunner
+    _admin_runner: web.ServerRunner
+    _admin: Admin
+    _transport: HttpTransport
+    _tokenizer: Tokenizer
+
+    async def stop(self) -> None:
+        """Stops accepting, lets what is in flight end within the grace, settles or cancels the rest."""
+        self._admin.stopping = True
+        await self._proxy_runner.cleanup()
+        await self.broker.stop()
+        await self._transport.close()
+        await self._admin_runner.cleanup()
+        self._tokenizer.close()
+
+
+async def start_sidecar(settings: Settings) -> RunningSidecar:
+    """Serves on the ports of `settings` (0: any free one). Raises OSError when a port is taken."""
+    metrics = Metrics()
+    credentials = _read_credentials(settings.credentials_dir)
+    hello = pb.Hello(
+        session_id=uuid.uuid4().hex,
+        namespace=settings.namespace,
+        service_account=settings.service_account,
+        pod=settings.pod,
+        authenticated_pools=sorted(credentials),
+        version=_version(),
+    )
+    broker = BrokerClient(
+        settings.broker,
+        hello,
+        metrics,
+        ca=settings.broker_ca,
+        token_file=settings.token_file,
+        patience=settings.broker_patience,
+        max_pending=settings.max_pending,
+    )
+    timeouts = Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout)
+    transport = HttpTransport(timeouts, settings.extra_ca)
+    tokenizer = Tokenizer()
+    services = Services(
+        broker=broker,
+        transport=transport,
+        metrics=metrics,
+        history=OutputHistory(),
+        refused=RefusedCalls(),
+        cache=ResponseCache(settings.cache_bytes),
+        credentials=credentials,
+    )
+    proxy = Proxy(settings, services, tokenizer)
+    admin = Admin(metrics, broker, lambda: proxy.in_flight)
+    server = web.Server(
+        proxy.handle,
+        handler_cancellation=True,
+        access_log=None,
+        auto_decompress=False,
+        read_bufsize=64 * 1024,
+        max_line_size=_MAX_HEADER,
+        max_field_size=_MAX_HEADER,
+        keepalive_timeout=75.0,
+        lingering_time=2.0,
+    )
+    proxy_runner = web.ServerRunner(server, shutdown_timeout=settings.grace)
+    admin_runner = web.ServerRunner(web.Server(admin.handle, access_log=None), shutdown_timeout=1.0)
+    await broker.start()
+    try:
+        port = await _listen(proxy_runner, settings.host, settings.port)
+        admin_port = await _listen(admin_runner, settings.admin_host, settings.admin_port)
+    except BaseException:
+        await proxy_runner.cleanup()
+        await admin_runner.cleanup()
+        await broker.stop()
+        await transport.close()
+        tokenizer.close()
+        raise
+    return RunningSidecar(
+        port, admin_port, metrics, broker, settings, proxy_runner, admin_runner, admin, transport, tokenizer
+    )
+
+
+async def _listen(runner: web.ServerRunner, host: str, port: int) -> int:
+    await runner.setup()
+    site = web.TCPSite(runner, host, port, backlog=1024)
+    await site.start()
+    bound: int = runner.addresses[0][1]
+    return bound
+
+
+def _read_credentials(directory: Path | None) -> dict[str, str]:
+    """One key per file, by pool."""
+    if directory is None or not directory.is_dir():
+        return {}
+    found = {path.name: path for path in directory.iterdir() if not path.name.startswith(".")}
+    keys = {name: _key_in(path) for name, path in found.items()}
+    return {name: key for name, key in keys.items() if key}
+
+
+def _key_in(path: Path) -> str:
+    """The key in a file, or in the only file of a directory (a mounted Secret)."""
+    if path.is_dir():
+        inside = [entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+        return inside[0].read_text().strip() if len(inside) == 1 else ""
+    return path.read_text().strip()
+
+
+def _version() -> str:
+    try:
+        return version("sluicegate")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+async def _serve(settings: Settings) -> None:
+    sidecar = await start_sidecar(settings)
+    log.info("serving on %s:%d, admin on %d", settings.host, sidecar.port, sidecar.admin_port)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    log.info("stopping, %g s of grace", settings.grace)
+    await sidecar.stop()
+
+
+def main() -> int:
+    """Runs a sidecar as the environment says. 2: the environment is wrong; 1: a port is taken."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 2
+    try:
+        import uvloop
+
+        uvloop.run(_serve(settings))
+    except OSError as problem:
+        sys.stderr.write(f"cannot serve: {problem}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

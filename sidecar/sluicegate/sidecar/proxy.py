@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reverse proxy on loopback: every request of the app comes in here.
+
+A POST to a path that its provider's table inspects is read, estimated, asked for and relayed (`call.py`); everything
+else streams through in both directions as it is, unmanaged. aiohttp cancels a handler whose client goes away, and
+that cancellation is how a waiting or running call learns of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from sluicegate.sidecar import messages
+from sluicegate.sidecar.call import Call, Services, default_endpoint
+from sluicegate.sidecar.core.criticality import InvalidValueError, read_criticality
+from sluicegate.sidecar.core.errors import Explanation, Refusal, refuse
+from sluicegate.sidecar.core.estimate import Prompt, estimate, prompt_of
+from sluicegate.sidecar.core.providers import Api, ErrorShape
+from sluicegate.sidecar.core.routes import Target, target_of
+from sluicegate.sidecar.core.usage import OpaqueReader
+from sluicegate.sidecar.inbound import (
+    BufferSpace,
+    Inbound,
+    RefusedError,
+    backward_headers,
+    credential_of,
+    fingerprint_of,
+    model_of,
+    onward_headers,
+    parse_json,
+    read_body,
+    request_key,
+)
+from sluicegate.sidecar.relay import Body, ClientGoneError, Response, relay
+from sluicegate.sidecar.settings import Settings
+from sluicegate.sidecar.tokenizer import Tokenizer
+from sluicegate.sidecar.upstream import UpstreamError, check_endpoint
+from sluicegate.wire.words import Outcome, Reason
+
+log = logging.getLogger(__name__)
+
+
+class Proxy:
+    """The handler of the low-level server."""
+
+    def __init__(self, settings: Settings, services: Services, tokenizer: Tokenizer) -> None:
+        self._settings = settings
+        self._s = services
+        self._tokenizer = tokenizer
+        self._space = BufferSpace(settings.max_buffers)
+        self.in_flight = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Serves one request. A client that has gone gets an empty response that goes nowhere."""
+        self.in_flight += 1
+        self._s.metrics.in_flight.set(self.in_flight)
+        shape = ErrorShape.OPENAI
+        try:
+            path, _, _ = request.raw_path.partition("?")
+            target = target_of(path, self._s.broker.routes)
+            if target is None:
+                text = f"{path[:200]!r} is below no base path; allowed: /openai/v1, /anthropic, /google, /mistral/v1, "
+                raise RefusedError(refuse(404, Reason.INVALID_REQUEST, text + "/pools/<name>"))
+            shape = target.table.shape
+            api = target.table.apis.get(target.rest) if request.method == "POST" else None
+            return await (self._pass_through(request, target) if api is None else self._inspect(request, target, api))
+        except RefusedError as problem:
+            return await self._refuse(request, problem.refusal, shape)
+        except ClientGoneError:
+            return Response(status=499)
+        except UpstreamError:
+            return Response(status=502)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("a request failed inside the sidecar")
+            refusal = refuse(503, Reason.SIDECAR_OVERLOADED, "the sidecar failed on this request; its log says how")
+            if request.transport is None or request.writer.output_size:
+                raise
+            return await self._refuse(request, refusal, shape)
+        finally:
+            self.in_flight -= 1
+            self._s.metrics.in_flight.set(self.in_flight)
+
+    # ---- inspected calls
+
+    async def _inspect(self, request: web.BaseRequest, target: Target, api: Api) -> web.StreamResponse:
+        await _expect_continue(request)
+        coding = request.headers.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            text = f"content-encoding: {coding[:50]!r} is not allowed; allowed: identity"
+            raise RefusedError(refuse(400, Reason.INVALID_REQUEST, text))
+        raw, taken = await read_body(request, self._settings.max_body, self._space, self._settings.body_timeout)
+        self._s.metrics.buffered.set(self._space.used)
+        try:
+            inbound = self._understand(request, target, api, raw)
+            known = self._s.refused.find(inbound.key, time.monotonic())
+            if known is not None:
+                raise RefusedError(known)
+            return await self._serve(request, inbound)
+        finally:
+            self._space.give_back(taken)
+            self._s.metrics.buffered.set(self._space.used)
+
+    def _understand(self, request: web.BaseRequest, target: Target, api: Api, raw: bytes) -> Inbound:
+        try:
+            criticality = read_criticality(request.headers.items(), self._settings.defaults, datetime.now(UTC))
+        except InvalidValueError as problem:
+            raise RefusedError(refuse(400, Reason.INVALID_REQUEST, str(problem))) from None
+        body = parse_json(raw)
+        credential = credential_of(target.table, request.headers)
+        fingerprint = fingerprint_of(credential, self._settings.fingerprint_salt)
+        path, mark, query = request.raw_path.partition("?")
+        return Inbound(
+            target=target,
+            api=api,
+            path=path,
+            query=mark + query,
+            headers=request.headers,
+            raw=raw,
+            body=body,
+            model=model_of(body),
+            stream=body.get("stream") is True,
+            criticality=criticality,
+            credential=credential,
+            fingerprint=fingerprint,
+            key=request_key(path, request.headers, raw, fingerprint),
+        )
+
+    async def _serve(self, request: web.BaseRequest, inbound: Inbound) -> web.StreamResponse:
+        prompt = prompt_of(inbound.api, inbound.body)
+        counted = await self._count(prompt)
+        expected = self._s.history.expect(inbound.model, prompt.cap)
+        cost = estimate(inbound.api, prompt, counted, expected)
+        call_id = uuid.uuid4().hex
+        message = messages.call_request(
+            call_id,
+            inbound.target.pool or self._settings.pool,
+            inbound.table.provider,
+            inbound.model,
+            inbound.fingerprint,
+            cost,
+            inbound.criticality,
+        )
+        return await Call(self._s, request, inbound, call_id, cost).run(message)
+
+    async def _count(self, prompt: Prompt) -> int | None:
+        if prompt.encoding is None:
+            return None
+        return await self._tokenizer.count(prompt.encoding, prompt.texts)
+
+    # ---- everything else
+
+    async def _pass_through(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        if "upgrade" in request.headers.get("connection", "").lower():
+            text = "upgrades (WebSocket) are not passed through"
+            raise RefusedError(refuse(501, Reason.INVALID_REQUEST, text))
+        await _expect_continue(request)
+        route = self._s.broker.routes.pools.get(target.pool) if target.pool else None
+        if target.pool and route is None:
+            names = ", ".join(sorted(self._s.broker.routes.pools)) or "none"
+            text = f"pool {target.pool[:100]!r} is not known; known: {names}"
+            raise RefusedError(refuse(404, Reason.UNKNOWN_POOL, text))
+        table = target.table
+        endpoint = route.endpoint if route else default_endpoint(table.endpoint, table.provider, self._s.broker)
+        problem = check_endpoint(endpoint, allow_plaintext=route is not None and route.allow_plaintext)
+        if problem is not None:
+            raise RefusedError(refuse(503, Reason.INVALID_REQUEST, problem))
+        headers = onward_headers(request.headers, identity=False)
+        body: AsyncIterator[bytes] | None = None
+        if request.can_read_body:
+            body = request.content.iter_any()
+            if request.content_length is not None:
+                headers["content-length"] = str(request.content_length)
+        _, mark, query = request.raw_path.partition("?")
+        url = endpoint.rstrip("/") + target.rest + mark + query
+        provider = table.provider.value
+        try:
+            upstream = await self._s.transport.send(request.method, url, headers, body)
+        except UpstreamError as problem_sending:
+            self._s.metrics.faults.labels(provider, problem_sending.fault).inc()
+            status = 504 if problem_sending.fault == "first_byte" else 502
+            text = f"the provider could not be reached: {problem_sending}"
+            raise RefusedError(refuse(status, Reason.UNMANAGED, text)) from None
+        explanation = Explanation(Outcome.UNMANAGED, Reason.UNMANAGED.value, target.pool, attempts=1)
+        self._s.metrics.calls.labels(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
+        back = backward_headers(upstream.headers)
+        for name, value in explanation.headers():
+            back[name] = value
+        try:
+            return await relay(request, upstream.status, back, b"", Body(upstream, OpaqueReader()), None)
+        except UpstreamError as broken:
+            self._s.metrics.faults.labels(provider, broken.fault).inc()
+            raise
+        finally:
+            upstream.close()
+
+    async def _refuse(self, request: web.BaseRequest, refusal: Refusal, shape: ErrorShape) -> web.StreamResponse:
+        explanation = refusal.explanation
+        self._s.metrics.calls.labels("", explanation.outcome.value, explanation.reason).inc()
+        headers: CIMultiDict[str] = CIMultiDict(refusal.headers())
+        headers["content-type"] = "application/json"
+        return web.Response(status=refusal.status, headers=headers, body=refusal.body(shape))
+
+
+async def _expect_continue(request: web.BaseRequest) -> None:
+    if request.headers.get("expect", "").lower() == "100-continue" and request.version == (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
