@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tenant's calls in one pool, and the order among them.
+
+Theory of operation. A `Call` is one acquire from arrival to its last answer. While it may be considered it sits
+in its tenant's `Flow`: a heap by latency class, then chains begun before new ones, then earliest deadline (all
+calls of a class see the same `now`, so that order is the order of slack), then arrival. The order is total,
+hence replay is exact. Removal is lazy: a call that leaves clears `queued`, and its entry goes when it comes to
+the top or when entries that are dead outnumber the live ones.
+
+    state      meaning                                   left by
+    DELAYED    requeued, not eligible before a time      its time, cancel, give-up
+    WAITING    in its flow, eligible (its flow may park) grant, cancel, give-up
+    GRANTED    holds a reservation of its pool           settle, session lost
+    DONE       answered for good
+
+`Chains` remembers which chains have begun and how urgent their calls were; an orchestrator's call takes the
+urgency of its chain. It is bounded: the chain used longest ago is forgotten first.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING
+
+from sluicegate.broker.core.effects import Granted, Party
+from sluicegate.broker.core.events import Acquire
+from sluicegate.broker.core.units import Chain, Charge, FallbackOption, MeterKey
+from sluicegate.wire.words import Latency, Outcome, Reason
+
+if TYPE_CHECKING:
+    from sluicegate.broker.core.ceiling import TenantCeilings
+
+RANK = {Latency.REAL_TIME: 0, Latency.NEAR_REAL_TIME: 1, Latency.BATCH: 2}
+BATCH = RANK[Latency.BATCH]
+LATENCY = {rank: latency for latency, rank in RANK.items()}
+
+Vector = tuple[float, ...]
+"""An amount on each continuous meter of the pool, in the pool's order of meters."""
+
+
+class State(IntEnum):
+    """Where a call is; see the table above."""
+
+    NEW = 0
+    DELAYED = 1
+    WAITING = 2
+    GRANTED = 3
+    DONE = 4
+
+
+class Call:
+    """One acquire. Times are absolute seconds; `inf` where there is none."""
+
+    __slots__ = (
+        "acquire",
+        "ahead",
+        "arrival",
+        "attempt",
+        "begun",
+        "binding",
+        "call_id",
+        "chain",
+        "charge",
+        "check_at",
+        "cost",
+        "deadline",
+        "debited_at",
+        "eligible_at",
+        "flow",
+        "give_up_at",
+        "give_up_reason",
+        "grant",
+        "max_depth",
+        "model",
+        "options",
+        "outcome",
+        "party",
+        "pool",
+        "queued",
+        "rank",
+        "seq",
+        "served_before",
+        "session",
+        "share",
+        "state",
+        "tier",
+        "transient",
+        "usage",
+        "vector",
+        "weight",
+    )
+
+    def __init__(self, acquire: Acquire, arrival: float, seq: int) -> None:
+        self.acquire = acquire
+        self.call_id = acquire.call_id
+        self.session = acquire.session
+        self.arrival = arrival
+        self.seq = seq
+        self.state = State.NEW
+        self.attempt = 1
+        self.transient = 0  # attempts that ended in a transient error
+        self.model = acquire.model
+        self.outcome = Outcome.GRANTED
+        self.grant: Granted | None = None
+        self.binding: MeterKey | None = None
+        # Set by the dispatcher from policy.
+        self.pool = ""
+        self.party = Party("", "", "")
+        self.tier = 0
+        self.weight = 1
+        self.max_depth = 0
+        self.rank = RANK[Latency.NEAR_REAL_TIME]
+        self.chain: Chain | None = None
+        self.begun = False
+        self.deadline = inf
+        self.give_up_at = inf
+        self.give_up_reason = Reason.MAX_WAIT
+        self.options: tuple[FallbackOption, ...] = ()
+        # Set by the pool.
+        self.charge = Charge()
+        self.vector: Vector = ()
+        self.share = 0.0  # seconds of the whole pool: the dominant share
+        self.cost = 0.0  # what its tenant's tag was moved by
+        self.usage = Charge()  # the estimate of its usage, for ceilings
+        self.debited_at = 0.0  # when that was debited to its tenant's ceilings
+        self.check_at = 0.0  # when its wait is predicted again
+        self.eligible_at = 0.0
+        self.queued = False
+        self.flow: Flow | None = None
+        self.ahead: Vector = ()  # own tenant's work ahead when it entered
+        self.served_before: Vector = ()  # its flow's served work when it entered
+
+    @property
+    def batch(self) -> bool:
+        return self.rank == BATCH
+
+
+Entry = tuple[int, bool, float, int, Call]
+
+
+class Flow:
+    """A tenant's eligible calls in one tier of one pool, and its fairness tag (virtual seconds).
+
+    `interactive` and `batch` count its calls; `work` sums their charges by latency class.
+    """
+
+    __slots__ = (
+        "_heap",
+        "batch",
+        "ceilings",
+        "idle_key",
+        "in_flight",
+        "interactive",
+        "keys",
+        "parked_until",
+        "served",
+        "tag",
+        "tenant",
+        "tier",
+        "weight",
+        "work",
+    )
+
+    def __init__(self, tenant: str, tier: int, weight: int, meters: int, ceilings: TenantCeilings | None) -> None:
+        self.tenant = tenant
+        self.tier = tier
+        self.weight = weight
+        self.ceilings = ceilings
+        self.tag = 0.0
+        self.keys: list[float | None] = [None, None]  # its valid entry's key in each fair queue; None: not in it
+        self.idle_key: float | None = None
+        self.parked_until = 0.0  # 0: not parked
+        self.interactive = 0
+        self.batch = 0
+        self.in_flight = 0
+        self.work = [[0.0] * meters for _ in RANK]
+        self.served = [0.0] * meters
+        self._heap: list[Entry] = []
+
+    def __len__(self) -> int:
+        return self.interactive + self.batch
+
+    def push(self, call: Call) -> None:
+        """Enter `call`; O(log n)."""
+        rank = call.rank
+        ahead = [0.0] * len(self.served)
+        for other in range(rank + 1):
+            for index, amount in enumerate(self.work[other]):
+                ahead[index] += amount
+        call.ahead = tuple(ahead)
+        call.served_before = tuple(self.served)
+        call.flow = self
+        call.queued = True
+        heappush(self._heap, (rank, not call.begun, call.deadline, call.seq, call))
+        if rank == BATCH:
+            self.batch += 1
+        else:
+            self.interactive += 1
+        work = self.work[rank]
+        for index, amount in enumerate(call.vector):
+            work[index] += amount
+
+    def head(self) -> Call | None:
+        """The call that goes next; amortised O(log n)."""
+        heap = self._heap
+        while heap:
+            call = heap[0][4]
+            if call.queued:
+                return call
+            heappop(heap)
+        return None
+
+    def remove(self, call: Call) -> None:
+        """Take out `call`, which must be in it; amortised O(log n)."""
+        call.queued = False
+        if call.rank == BATCH:
+            self.batch -= 1
+        else:
+            self.interactive -= 1
+        work = self.work[call.rank]
+        if not self.interactive and not self.batch:
+            self._heap.clear()
+            for amounts in self.work:
+                for index in range(len(amounts)):
+                    amounts[index] = 0.0
+            return
+        for index, amount in enumerate(call.vector):
+            work[index] = max(0.0, work[index] - amount)
+        if self._heap[0][4] is call:
+            heappop(self._heap)
+        elif len(self._heap) > 2 * len(self) + 16:
+            self._heap = [entry for entry in self._heap if entry[4].queued]
+            heapify(self._heap)
+
+    def calls(self) -> list[Call]:
+        """Its calls in order; for views, O(n log n)."""
+        return [entry[4] for entry in sorted(self._heap, key=lambda entry: entry[:4]) if entry[4].queued]
+
+
+class _ChainState:
+    __slots__ = ("begun", "deadline", "rank")
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.rank = BATCH
+        self.deadline = inf
+
+
+class Chains:
+    """What is known of the chains of all tenants, at most `limit` of them."""
+
+    def __init__(self, limit: int = 20_000) -> None:
+        self._limit = limit
+        self._chains: dict[tuple[str, str], _ChainState] = {}
+
+    def __len__(self) -> int:
+        return len(self._chains)
+
+    def enter(self, call: Call, *, orchestrator: bool) -> None:
+        """Set whether the call's chain has begun; lend an orchestrator's call its chain's urgency.
+
+        A chain has begun when one of its calls was granted, or when this call says that it is not the first step.
+        """
+        if call.chain is None:
+            return
+        chain = self._touch(call.party.tenant, call.chain.id)
+        call.begun = chain.begun or call.chain.step > 1
+        if orchestrator:
+            call.rank = min(call.rank, chain.rank)
+            call.deadline = min(call.deadline, chain.deadline)
+        chain.rank = min(chain.rank, call.rank)
+        if call.deadline > call.arrival:
+            chain.deadline = call.deadline if chain.deadline <= call.arrival else min(chain.deadline, call.deadline)
+
+    def granted(self, call: Call) -> None:
+        """A call of a chain was granted: the chain has begun; after its last step it is forgotten."""
+        if call.chain is None:
+            return
+        if call.chain.of and call.chain.step >= call.chain.of:
+            self._chains.pop((call.party.tenant, call.chain.id), None)
+        else:
+            self._touch(call.party.tenant, call.chain.id).begun = True
+
+    def _touch(self, tenant: str, chain_id: str) -> _ChainState:
+        key = (tenant, chain_id)
+        chain = self._chains.pop(key, None) or _ChainState()
+        self._chains[key] = chain
+        if len(self._chains) > self._limit:
+            del self._chains[next(iter(self._chains))]
+        return chain

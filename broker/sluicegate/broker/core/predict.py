@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a call will wait.
+
+Theory of operation. On each continuous meter the wait is work ahead divided by the rate at which it is worked off.
+
+- Ahead at higher priority: what waits in the tiers above (interactive work only, for an interactive call; for a batch
+  call all interactive work of the pool too).
+- Ahead in the tier: the tenant's own work of equal or more urgent class, and of the others' at most what their
+  weights let them have meanwhile, plus what the tenant's tag is behind theirs.
+- The rate is the effective one, less the rate at which work of higher priority arrives and less the guarantees of
+  backlogged tiers below.
+
+The floor of the rate is the tier's guarantee, which works off the tier's own work alone; the ceiling of the rate is
+the tier's ceiling. A fixed window that is used up, a parked tenant and a retry that is not eligible yet are waited
+out. All sums are kept as calls come and go: O(tiers x meters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from sluicegate.broker.core.flow import BATCH, Call
+from sluicegate.broker.core.queue import PoolQueue
+
+
+def predict(
+    queue: PoolQueue, call: Call, now: float, rates: Sequence[float], available: Sequence[float], ready_at: float
+) -> float:
+    """Seconds until `call`, which is in `queue`, will be granted; inf: never, as things are.
+
+    `available` is what the call's tier may draw now on each meter; `ready_at` when the budget alone would have room
+    for it, which knows about fixed windows.
+    """
+    flow = call.flow
+    assert flow is not None
+    tier = queue.tiers[call.tier]
+    if not tier.ceiling:
+        return inf
+    batch = call.rank == BATCH
+    weights = (tier.weight_everyone if batch else tier.weight_interactive) - flow.weight
+    others_ratio = max(0.0, weights / flow.weight)
+    debt = max(0.0, flow.tag - (tier.everyone if batch else tier.interactive).virtual)
+    below = sum(other.guaranteed for other in queue.tiers[call.tier + 1 :] if other.weight_everyone)
+    higher = queue.tiers[: call.tier]
+    wait = max(0.0, ready_at - now, call.eligible_at - now, flow.parked_until - now)
+    for index, amount in enumerate(call.vector):
+        rate = rates[index]
+        if amount <= 0.0:
+            continue
+        if rate <= 0.0:
+            return inf
+        own = amount
+        if call.ahead:
+            own += max(0.0, call.ahead[index] - (flow.served[index] - call.served_before[index]))
+        queued = tier.work_interactive[index] + (tier.work_batch[index] if batch else 0.0)
+        mine = sum(work[index] for work in (flow.work if batch else flow.work[:BATCH]))
+        others = min(max(0.0, queued - mine), own * others_ratio + debt * rate * max(weights, 0))
+        in_tier = own + others
+        above = sum(other.work_interactive[index] for other in higher)
+        arriving = sum(other.arrivals_interactive.rate(now)[index] for other in higher)
+        if batch:
+            above += sum(other.work_batch[index] for other in higher)
+            arriving += sum(other.arrivals_batch.rate(now)[index] for other in higher)
+            for other in queue.tiers[call.tier :]:
+                arriving += other.arrivals_interactive.rate(now)[index]
+            for other in queue.tiers[call.tier + 1 :]:
+                above += other.work_interactive[index]
+        share = max(1.0 - below, tier.guaranteed)
+        work = above + in_tier - available[index]
+        free = rate * share - arriving
+        in_order = (work / free if free > 0.0 else inf) if work > 0.0 else 0.0
+        guaranteed = in_tier / (rate * tier.guaranteed) if tier.guaranteed else inf
+        slowest = in_tier / (rate * tier.ceiling) - 1.0 if tier.ceiling < 1.0 else 0.0
+        wait = max(wait, min(in_order, guaranteed), slowest)
+    return wait

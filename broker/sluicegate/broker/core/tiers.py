@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tier of a pool: its tenants in fair order, its guarantee and its ceiling.
+
+Theory of operation.
+
+Two fair queues hold the tier's backlogged tenants: `everyone`, and `interactive`, those with a call that is not
+batch. The order of the pool goes by `interactive` while any interactive call of the pool is eligible, else by
+`everyone`; a due guarantee goes by `everyone`, so that a batch call gets its tenant's share of the guarantee and no
+more than that.
+
+*Guarantee.* Credit accrues on each continuous meter at `guaranteed_percent` of its effective rate, only while the
+tier is backlogged, up to one second's worth or the charge of the call that it is for, whichever is larger. It is
+debited by guarantee grants alone, not by what the tier gets in order or borrows. It is due when it covers the
+charge on every meter. A guarantee of 0 never is: the order is strict.
+
+*Ceiling.* A bucket per meter that fills at `ceiling_percent` of the effective rate and holds one second of it. A grant
+may take it below zero; the tier is then out of the order until it is not.
+
+*Headroom.* `held_back` is the share of each bucket that is reserved for the tiers above. The gate holds for
+guarantees too, but only for headroom that its owner has left: a tier above that waits for the meter itself
+(`short`) has drawn its own headroom already, and then there is nothing for the gate to protect. Otherwise a
+tier that takes everything could starve the guarantees below it through the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from math import exp, inf
+
+from sluicegate.broker.core.ceiling import TenantCeilings
+from sluicegate.broker.core.config import TierConfig
+from sluicegate.broker.core.fair import FairQueue
+from sluicegate.broker.core.flow import BATCH, Call, Flow, Vector
+
+_CREDIT_SECONDS = 1.0
+_CEILING_SECONDS = 1.0
+_ARRIVAL_SECONDS = 10.0  # time constant of the arrival rate
+_EPSILON = 1e-9
+
+
+class Arrivals:
+    """The rate at which work arrives, per second on each meter: an exponentially decaying average."""
+
+    __slots__ = ("_at", "_rate")
+
+    def __init__(self, meters: int, now: float) -> None:
+        self._rate = [0.0] * meters
+        self._at = now
+
+    def add(self, vector: Vector, now: float) -> None:
+        self._decay(now)
+        for index, amount in enumerate(vector):
+            self._rate[index] += amount / _ARRIVAL_SECONDS
+
+    def rate(self, now: float) -> list[float]:
+        self._decay(now)
+        return self._rate
+
+    def _decay(self, now: float) -> None:
+        if now > self._at:
+            factor = exp((self._at - now) / _ARRIVAL_SECONDS)
+            self._rate = [rate * factor for rate in self._rate]
+            self._at = now
+
+
+class Tier:
+    """One tier. `meters` is the number of continuous meters; vectors are in their order."""
+
+    def __init__(self, config: TierConfig, index: int, meters: int, now: float) -> None:
+        self.config = config
+        self.name = config.name
+        self.index = index
+        self.guaranteed = config.guaranteed_percent / 100.0
+        self.ceiling = config.ceiling_percent / 100.0
+        self.everyone = FairQueue(0)
+        self.interactive = FairQueue(1)
+        self.waiting_interactive = 0  # eligible and not parked
+        self.waiting_batch = 0
+        self.work_interactive = [0.0] * meters
+        self.work_batch = [0.0] * meters
+        self.weight_interactive = 0
+        self.weight_everyone = 0
+        self.arrivals_interactive = Arrivals(meters, now)
+        self.arrivals_batch = Arrivals(meters, now)
+        self.parked_until = 0.0
+        self.short = False
+        self._meters = meters
+        self._flows: dict[str, Flow] = {}
+        self._idle: list[tuple[float, int, Flow]] = []
+        self._idle_order = 0
+        self._idle_since = now
+        self._credit = [0.0] * meters
+        self._credit_at = now
+        self._level = [inf] * meters
+        self._level_at = now
+
+    # ---- tenants
+
+    def flow(self, tenant: str, weight: int, ceilings: TenantCeilings | None) -> Flow:
+        """The tenant's flow, made where it is not there."""
+        flow = self._flows.get(tenant)
+        if flow is None:
+            flow = self._flows[tenant] = Flow(tenant, self.index, weight, self._meters, ceilings)
+        elif flow.weight != weight:
+            if flow.keys[0] is not None:
+                self.weight_everyone += weight - flow.weight
+            if flow.keys[1] is not None:
+                self.weight_interactive += weight - flow.weight
+            flow.weight = weight
+        flow.ceilings = ceilings
+        return flow
+
+    def flows(self) -> list[Flow]:
+        return list(self._flows.values())
+
+    @property
+    def tenants_known(self) -> int:
+        return len(self._flows)
+
+    def enter(self, call: Call, flow: Flow, now: float) -> None:
+        """An eligible call joins its flow."""
+        if not self.weight_everyone:
+            # Virtual time runs with real time while there is no backlog.
+            self.everyone.virtual += max(0.0, now - self._idle_since)
+            self.interactive.virtual = max(self.interactive.virtual, self.everyone.virtual)
+            self._forget()
+            self._credit_at = now
+        flow.push(call)
+        work = self.work_batch if call.rank == BATCH else self.work_interactive
+        for index, amount in enumerate(call.vector):
+            work[index] += amount
+        if flow.parked_until:
+            return
+        if call.rank == BATCH:
+            self.waiting_batch += 1
+        else:
+            self.waiting_interactive += 1
+        self._place(flow)
+
+    def leave(self, call: Call, now: float) -> None:
+        """A call leaves its flow: granted, cancelled or given up."""
+        flow = call.flow
+        assert flow is not None
+        flow.remove(call)
+        work = self.work_batch if call.rank == BATCH else self.work_interactive
+        for index, amount in enumerate(call.vector):
+            work[index] = max(0.0, work[index] - amount)
+        if not flow.parked_until:
+            if call.rank == BATCH:
+                self.waiting_batch -= 1
+            else:
+                self.waiting_interactive -= 1
+            self._displace(flow, now)
+        elif not len(flow):
+            flow.parked_until = 0.0
+        self._rest(flow)
+
+    def park(self, flow: Flow, until: float, now: float) -> None:
+        """The tenant is at a ceiling: none of its calls is eligible before `until`."""
+        flow.parked_until = until
+        self.waiting_interactive -= flow.interactive
+        self.waiting_batch -= flow.batch
+        self._withdraw(flow, now, everyone=True, interactive=True)
+
+    def unpark(self, flow: Flow) -> None:
+        """The tenant is eligible again."""
+        flow.parked_until = 0.0
+        self.waiting_interactive += flow.interactive
+        self.waiting_batch += flow.batch
+        self._place(flow)
+
+    @property
+    def backlogged(self) -> bool:
+        return self.weight_everyone > 0
+
+    def _place(self, flow: Flow) -> None:
+        if flow.keys[0] is None:
+            self.everyone.add(flow)
+            self.weight_everyone += flow.weight
+        if flow.interactive and flow.keys[1] is None:
+            self.interactive.add(flow)
+            self.weight_interactive += flow.weight
+
+    def _displace(self, flow: Flow, now: float) -> None:
+        self._withdraw(flow, now, everyone=not len(flow), interactive=not flow.interactive)
+
+    def _withdraw(self, flow: Flow, now: float, *, everyone: bool, interactive: bool) -> None:
+        if everyone and flow.keys[0] is not None:
+            self.everyone.discard(flow)
+            self.weight_everyone -= flow.weight
+            if not self.weight_everyone:
+                self._idle_since = now
+                self.short = False
+        if interactive and flow.keys[1] is not None:
+            self.interactive.discard(flow)
+            self.weight_interactive -= flow.weight
+
+    # ---- fairness
+
+    def granted(self, call: Call) -> None:
+        """`call` is about to leave with a grant: move virtual time and its tenant's tag."""
+        flow = call.flow
+        assert flow is not None
+        if flow.keys[1] is not None and call.rank != BATCH:
+            self.interactive.virtual = max(self.interactive.virtual, flow.tag)
+        least = self.everyone.peek()
+        if least is not None:
+            self.everyone.virtual = max(self.everyone.virtual, least.tag)
+        call.cost = call.share / flow.weight
+        flow.tag += call.cost
+        flow.in_flight += 1
+        for index, amount in enumerate(call.vector):
+            flow.served[index] += amount
+
+    def settled(self, call: Call, share: float) -> None:
+        """`call` is no longer in flight and turned out to cost `share`."""
+        flow = call.flow
+        assert flow is not None
+        change = share / flow.weight - call.cost
+        flow.in_flight -= 1
+        flow.tag = max(0.0, flow.tag + change)
+        if change < 0.0:
+            self.everyone.shrunk(flow)
+            self.interactive.shrunk(flow)
+        self._rest(flow)
+
+    def _rest(self, flow: Flow) -> None:
+        """Remember the tag of a tenant without calls until virtual time has passed it."""
+        if not flow.in_flight and not len(flow) and flow.idle_key != flow.tag:
+            flow.idle_key = flow.tag
+            self._idle_order += 1
+            heappush(self._idle, (flow.tag, self._idle_order, flow))
+        self._forget()
+
+    def _forget(self) -> None:
+        virtual, idle = self.everyone.virtual, self._idle
+        while idle and idle[0][0] <= virtual:
+            key, _, flow = heappop(idle)
+            if flow.idle_key != key:
+                continue
+            flow.idle_key = None
+            if not flow.in_flight and not len(flow):
+                if flow.tag > virtual:
+                    self._rest(flow)
+                elif self._flows.get(flow.tenant) is flow:
+                    del self._flows[flow.tenant]
+
+    # ---- guarantee
+
+    def accrue(self, now: float, rates: Sequence[float]) -> None:
+        """Credit for the time since the last call, if the tier was backlogged."""
+        elapsed = now - self._credit_at
+        if elapsed <= 0.0:
+            return
+        self._credit_at = now
+        if self.guaranteed and self.weight_everyone:
+            for index, rate in enumerate(rates):
+                self._credit[index] += self.guaranteed * rate * elapsed
+
+    def due(self, call: Call, rates: Sequence[float]) -> bool:
+        """Does the credit cover `call`? Caps the credit for it. Call `accrue` before."""
+        covered = True
+        for index, amount in enumerate(call.vector):
+            cap = max(self.guaranteed * rates[index] * _CREDIT_SECONDS, amount)
+            credit = min(self._credit[index], cap)
+            self._credit[index] = credit
+            covered = covered and credit + _EPSILON >= amount
+        return covered
+
+    def spend(self, call: Call) -> None:
+        """A guarantee grant."""
+        for index, amount in enumerate(call.vector):
+            self._credit[index] -= amount
+
+    # ---- ceiling
+
+    def ceiling_ready_at(self, now: float, rates: Sequence[float]) -> float:
+        """When the tier may go again: `now`, or later when it is over its ceiling."""
+        if self.ceiling >= 1.0:
+            return now
+        if not self.ceiling:
+            return inf
+        elapsed = max(0.0, now - self._level_at)
+        self._level_at = now
+        ready = now
+        for index, rate in enumerate(rates):
+            filling = self.ceiling * rate
+            level = min(self._level[index] + filling * elapsed, filling * _CEILING_SECONDS)
+            self._level[index] = level
+            if level < -_EPSILON:
+                ready = max(ready, now - level / filling if filling else inf)
+        return ready
+
+    def draw(self, vector: Vector) -> None:
+        """A grant counts against the ceiling."""
+        if self.ceiling < 1.0:
+            for index, amount in enumerate(vector):
+                self._level[index] -= amount
+
+    # ---- a new configuration
+
+    def take_over(self, old: Tier, now: float) -> None:
+        """Keep what the tier of the same name knew before the configuration changed: all but its calls."""
+        self.everyone.virtual = old.everyone.virtual
+        self.interactive.virtual = old.interactive.virtual
+        self._idle_since = now if old.weight_everyone else old._idle_since
+        if old._meters == self._meters:
+            self._credit, self._credit_at = old._credit, old._credit_at
+            self._level, self._level_at = old._level, old._level_at
+            self.arrivals_interactive, self.arrivals_batch = old.arrivals_interactive, old.arrivals_batch
+        for known in old.flows():
+            flow = self.flow(known.tenant, known.weight, known.ceilings)
+            flow.tag = known.tag
+            self._rest(flow)
+
+    def carry(self, call: Call, flow: Flow, share: float) -> None:
+        """A call in flight belongs to `flow` now; its cost is in the tag already."""
+        call.flow = flow
+        call.share = share
+        call.cost = share / flow.weight
+        flow.in_flight += 1
