@@ -27,7 +27,8 @@ _SPACING = 0.25
 _SMOOTHING = 3.0
 _SUSPICION = 600.0
 _FORGET = 15.0
-_BOOST_HALF_LIFE = 20.0
+_BOOST_HALF_LIFE = 40.0
+_OBVIOUS = 0.1
 _MOST = 0.9
 
 
@@ -75,7 +76,7 @@ class ForeignUse:
         if last is not None and new.arrived - last.arrived < _SPACING:
             return
         if last is not None and inflow > 0:
-            gap = new.arrived - last.dispatched
+            gap = max(0.0, new.dispatched - last.dispatched)
             if new.remaining >= 0.98 * size or last.remaining + inflow * gap >= size:
                 samples.clear()  # it may have been full: what flowed in meanwhile was lost
                 self.rate *= 0.7  # and whoever leaves it full takes little
@@ -87,6 +88,8 @@ class ForeignUse:
         if samples and last is not None:
             measured = self._excess(samples[0], new, inflow, quantum)
             if measured is not None:
+                if measured > _OBVIOUS * inflow + quantum / _SPAN:
+                    self.suspect(new.arrived)
                 if new.arrived >= self._suspect_until:
                     measured = min(measured, 0.0)
                 if inflow > 0:
@@ -107,7 +110,7 @@ class ForeignUse:
             (inflow * by_dispatch - rise - (new.early[1] - old.early[0])) / by_dispatch,
             (inflow * by_arrival - rise - (new.late[1] - old.late[0])) / by_arrival,
         )
-        doubt = (0.25 * (old.width + new.width) + 0.25 * quantum) / shortest
+        doubt = 0.25 * (old.width + new.width) / shortest
         return min(rates) - doubt
 
     def rejected(self, quantum: float, size: float, now: float) -> None:

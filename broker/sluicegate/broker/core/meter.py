@@ -222,7 +222,7 @@ class Meter(ABC):
         middle = (interval.low + interval.high) / 2
         early = (self._sent.at(dispatched - OVERTAKING) + own, self._sent.at(dispatched + OVERTAKING))
         pending = self.reserved if self.terms.on_completion else 0.0  # may be produced already
-        late = (self._sent.sum, self._sent.sum + pending)
+        late = (self._sent.at(now - OVERTAKING), self._sent.sum + pending)
         sample = Sample(dispatched, now, middle, interval.high - interval.low, early, late)
         self._compare(sample)
 

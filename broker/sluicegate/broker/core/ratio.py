@@ -2,40 +2,58 @@
 """The learned part of a charge: how much of the declared output a provider really takes at admission.
 
 OpenAI's documents and headers disagree (providers.md 2b): a call's charge is its input plus some share, 0 to 1, of its
-declared output. The share is learned per kind of call, from what `remaining` dropped over a span compared with what the
-calls of the span would have cost (a normalised least-mean-squares step, so that a span of mixed kinds moves each kind
-in proportion to its part). It starts at 1, the conservative rule, rises at once and falls slowly; a quota 429 sets it
-back to 1, and each makes the next fall wait longer.
+declared output. The share is learned per kind of call from spans between observations: what `remaining` dropped over a
+span, compared with what its calls were predicted to cost, gives the share that would have been right. A span of mixed
+kinds moves each kind by its part of the span (a normalised least-mean-squares step).
 
-`doubt` (0..1) is how badly shares have predicted spans of late: one share per kind cannot express every rule (such as a
-maximum). A call goes only when that part of the difference to its largest plausible charge is there as well.
+It starts at 1, the conservative rule. What counts is the highest share among the last spans, and only once there are
+enough of them: no rule that one share cannot express (such as a maximum) may make calls look cheaper than the dear ones
+of them are. A quota 429 sets the share back to 1 and asks for twice as many spans the next time.
+
+`doubt` (0..1) is how badly shares have predicted spans of late: a call goes only when that part of the difference to its
+largest plausible charge is there as well.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-_FALL = 0.6
+_SPANS = 6
+_ENOUGH = 4
+_MOST_NEEDED = 64
 _KINDS = 256
-_DOUBT_PER_ERROR = 5.0
+_DOUBT_PER_ERROR = 10.0
 _DOUBT_FALL = 0.25
-_TOLERANCE = 0.1
-_MOST_FAILURES = 6
+
+
+@dataclass(slots=True)
+class _Kind:
+    needed: int = _ENOUGH
+    seen: int = 0
+    implied: deque[float] = field(default_factory=lambda: deque(maxlen=_SPANS))
+
+    @property
+    def share(self) -> float:
+        return 1.0 if self.seen < self.needed else min(1.0, max(0.0, *self.implied))
 
 
 class OutputShare:
     """Shares of the declared output that are charged, by kind of call."""
 
-    __slots__ = ("_failures", "_shares", "_skip", "doubt")
+    __slots__ = ("_kinds", "doubt")
 
     def __init__(self) -> None:
         self.doubt = 1.0
-        self._shares: dict[str, float] = {}
-        self._failures = 0
-        self._skip = 0
+        self._kinds: dict[str, _Kind] = {}
+
+    def __repr__(self) -> str:
+        return f"<OutputShare { {kind: round(known.share, 3) for kind, known in self._kinds.items()} }>"
 
     def of(self, kind: str) -> float:
-        return self._shares.get(kind, 1.0)
+        known = self._kinds.get(kind)
+        return 1.0 if known is None else known.share
 
     def mean(self, outputs: Mapping[str, float]) -> float:
         """The share that calls of these declared outputs are expected to pay together."""
@@ -47,21 +65,18 @@ class OutputShare:
         norm = sum(amount * amount for amount in outputs.values())
         if norm <= 0:
             return
-        if excess < 0 and self._skip > 0:
-            self._skip -= 1
-            return
-        off = min(1.0, _DOUBT_PER_ERROR * abs(excess) / max(cost, 1e-9)) if cost > 0 else 1.0
+        off = min(1.0, _DOUBT_PER_ERROR * abs(excess) / cost) if cost > 0 else 1.0
         self.doubt = off if off > self.doubt else self.doubt + _DOUBT_FALL * (off - self.doubt)
-        if -_TOLERANCE * sum(outputs.values()) < excess < 0:
-            return
-        gain = 1.0 if excess > 0 else _FALL
         for kind, amount in outputs.items():
-            if amount > 0 and (kind in self._shares or len(self._shares) < _KINDS):
-                self._shares[kind] = min(1.0, max(0.0, self.of(kind) + gain * excess * amount / norm))
+            if amount <= 0 or (kind not in self._kinds and len(self._kinds) >= _KINDS):
+                continue
+            known = self._kinds.setdefault(kind, _Kind())
+            known.implied.append(known.share + excess * amount / norm)
+            known.seen += 1
 
     def distrust(self, kind: str) -> None:
         """The provider refused what should have fitted: back to the conservative rule."""
-        if self._shares.pop(kind, 1.0) < 1.0:
-            self._failures = min(self._failures + 1, _MOST_FAILURES)
-            self._skip = 2**self._failures
+        known = self._kinds.get(kind)
+        if known is not None and known.share < 1.0:
+            self._kinds[kind] = _Kind(needed=min(_MOST_NEEDED, 2 * known.needed))
             self.doubt = 1.0

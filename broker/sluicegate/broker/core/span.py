@@ -17,19 +17,24 @@ from sluicegate.broker.core.ratio import OutputShare
 from sluicegate.broker.core.units import Charge, MeterReading
 
 _SHORTEST = 3.0
-_LONGEST = 30.0
+_LONG_ENOUGH = 20.0
+_LONGEST = 60.0
+_MISMATCH = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """`remaining` as one call saw it; input and declared output of what we had granted: least and most at dispatch,
-    and at arrival."""
+    """`remaining` as one call saw it.
+
+    `given`, `output`: input and declared output of what we had granted, least and most about the time of dispatch, least
+    and most about the time of arrival.
+    """
 
     dispatched: float
     arrived: float
     remaining: float
-    given: tuple[float, float, float]
-    output: tuple[float, float, float]
+    given: tuple[float, float, float, float]
+    output: tuple[float, float, float, float]
     limit: float
 
 
@@ -69,21 +74,25 @@ class ChargeSpans:
             dispatched,
             now,
             (low + high) / 2,
-            _around(self._given, dispatched, own.input_tokens),
-            _around(self._output, dispatched, own.output_tokens),
+            _around(self._given, dispatched, now, own.input_tokens),
+            _around(self._output, dispatched, now, own.output_tokens),
             bucket.limit,
         )
         old, last = self._anchor, self._newest
-        self._newest = new
+        if last is None or dispatched >= last.dispatched:
+            self._newest = new
         full = new.remaining >= 0.98 * bucket.capacity or (
-            last is not None and last.remaining + bucket.rate * (now - last.dispatched) >= bucket.capacity
+            last is not None
+            and last.remaining + bucket.rate * max(0.0, dispatched - last.dispatched) >= bucket.capacity
         )
         if old is None or full or old.limit != new.limit or now - old.arrived > _LONGEST:
             self._begin(None if new.remaining >= 0.98 * bucket.capacity else new)
             return
-        latency = now - dispatched
-        if min(dispatched - old.dispatched, now - old.arrived) < max(_SHORTEST, min(2 * latency, 10.0)):
+        by_dispatch, by_arrival = dispatched - old.dispatched, now - old.arrived
+        if min(by_dispatch, by_arrival) < max(_SHORTEST, min(2 * (now - dispatched), _LONG_ENOUGH)):
             return
+        if abs(by_arrival - by_dispatch) > _MISMATCH * by_dispatch and by_dispatch < _LONG_ENOUGH:
+            return  # a figure of a call as slow as the anchor's tells more
         outputs = {kind: amount for kind, amount in self._outputs.items() if amount > 0}
         share = self._share.mean(outputs)
         drop = old.remaining - new.remaining
@@ -91,12 +100,9 @@ class ChargeSpans:
         def excess(seconds: float, given: float, output: float) -> float:
             return drop + bucket.rate * seconds - given - share * output
 
-        by_dispatch = excess(
-            new.dispatched - old.dispatched, new.given[0] - old.given[1], new.output[0] - old.output[1]
-        )
-        by_arrival = excess(new.arrived - old.arrived, new.given[2] - old.given[2], new.output[2] - old.output[2])
-        cost = drop + bucket.rate * (new.dispatched - old.dispatched)
-        self._share.learn(outputs, max(by_dispatch, by_arrival), cost)
+        early = excess(by_dispatch, new.given[0] - old.given[1], new.output[0] - old.output[1])
+        late = excess(by_arrival, new.given[2] - old.given[3], new.output[2] - old.output[3])
+        self._share.learn(outputs, max(early, late), drop + bucket.rate * by_dispatch)
         self._begin(new)
 
     def _begin(self, anchor: _Figure | None) -> None:
@@ -104,5 +110,5 @@ class ChargeSpans:
         self._outputs.clear()
 
 
-def _around(log: Log, dispatched: float, own: float) -> tuple[float, float, float]:
-    return log.at(dispatched - OVERTAKING) + own, log.at(dispatched + OVERTAKING), log.sum
+def _around(log: Log, dispatched: float, arrived: float, own: float) -> tuple[float, float, float, float]:
+    return log.at(dispatched - OVERTAKING) + own, log.at(dispatched + OVERTAKING), log.at(arrived - OVERTAKING), log.sum
