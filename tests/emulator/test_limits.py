@@ -271,6 +271,14 @@ def test_impossible_meters_are_refused(kwargs: dict[str, object], message: str) 
         MeterConfig(**kwargs)  # type: ignore[arg-type]
 
 
+def test_a_meter_that_starts_low_refills_even_when_its_first_call_is_rejected() -> None:
+    limits = anthropic(MeterConfig("input_tokens", 6_000, initial=0))
+    assert isinstance(limits.admit(100, Demand(input_tokens=100)), Rejected)
+    assert isinstance(limits.admit(101, Demand(input_tokens=100)), Admitted)
+    started = ProviderLimits(LimitsConfig("openai", (MeterConfig("tokens", 6_000, initial=0),)), start=0)
+    assert isinstance(started.admit(1, Demand(tokens=100)), Admitted)
+
+
 def test_fake_clock_moves_when_told_and_never_back() -> None:
     clock = FakeClock(10)
     assert clock.advance(2.5) == clock() == clock.now == 12.5

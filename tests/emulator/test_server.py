@@ -385,3 +385,74 @@ async def test_bad_bodies_get_errors_and_the_next_call_works(emulator: Emulator)
         assert answer.status == 401
     assert (await read(emulator, "health"))["ready"] is True
     assert len((await read(emulator, "calls?last=2"))["calls"]) == 2
+
+
+async def test_parts_images_and_who_it_is_for(emulator: Emulator, gpt: openai.AsyncOpenAI) -> None:
+    picture: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    parts: Any = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
+    await gpt.chat.completions.create(model="gpt-4o", messages=parts, max_tokens=16, user="acme/acme")
+    record = emulator.calls.records[-1]
+    assert (record.charge, record.user) == (4 + 1 + 16 + 765, "acme/acme")
+
+
+async def test_responses_stream_tells_overload_inside(emulator: Emulator, gpt: openai.AsyncOpenAI) -> None:
+    await push(emulator, "gpt", "stream-overload")
+    body = {"model": "gpt-4o", "input": "Why?", "stream": True}
+    async with (
+        aiohttp.ClientSession(headers={"authorization": "Bearer x"}) as session,
+        session.post(f"{emulator.openai_url}/responses", json=body) as answer,
+    ):
+        text = await answer.text()
+        assert not [name for name in answer.headers if name.lower().startswith("x-ratelimit")]
+    assert "event: error" in text
+    assert "event: response.failed" in text
+    assert "response.completed" not in text
+
+
+async def test_concurrent_connections_are_capped() -> None:
+    pool = {**CONFIG["pools"][2], "maxConcurrent": 2, "pace": {"latency": 0.2}}
+    async with (
+        await serve(EmulatorConfig.from_data({"pools": [pool]})) as emulator,
+        anthropic.AsyncAnthropic(base_url=emulator.anthropic_url, api_key="one", max_retries=0) as client,
+    ):
+        calls = [client.messages.create(model="claude-test-1", max_tokens=5, messages=ASK) for _ in range(3)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, anthropic.RateLimitError)]
+    assert len(refused) == 1
+    assert "concurrent connections" in str(refused[0])
+
+
+async def test_planned_changes_episodes_and_unknown_keys() -> None:
+    pool = {
+        **CONFIG["pools"][0],
+        "changes": [{"at": 0, "resource": "Tokens", "limit": 1200}],
+        "episodes": [{"fault": "overload", "at": 0, "for": "1h"}],
+    }
+    config = EmulatorConfig.from_data({"pools": [pool], "keys": {"sk-known": "default"}, "unknownKeys": None})
+    async with await serve(config) as emulator:
+        async with openai.AsyncOpenAI(base_url=emulator.openai_url, api_key="sk-other", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.chat.completions.create(model="gpt-4o", messages=ASK)
+        async with openai.AsyncOpenAI(base_url=emulator.openai_url, api_key="sk-known", max_retries=0) as client:
+            with pytest.raises(openai.InternalServerError):
+                await client.chat.completions.create(model="gpt-4o", messages=ASK)
+            await control(emulator, "faults", {"clear": True})
+            raw = await client.chat.completions.with_raw_response.create(model="gpt-4o", messages=ASK)
+            assert raw.headers["x-ratelimit-limit-tokens"] == "1200"
+        assert emulator.stats()["pools"]["gpt"]["overloaded"] == 1
+        with pytest.raises(LookupError, match="there are gpt"):
+            emulator.pool("none")
+        with pytest.raises(OSError, match="address already in use"):
+            await serve(config, port=emulator.port)
+
+
+async def test_streams_keep_their_pace_and_sync_clients_work(emulator: Emulator) -> None:
+    await control(emulator, "pace", {"pool": "gpt", "tokensPerSecond": 200})
+
+    def talk() -> list[Any]:
+        with openai.OpenAI(base_url=emulator.openai_url, api_key="sk-one", max_retries=0) as client:
+            return list(client.chat.completions.create(model="gpt-4o", messages=ASK, stream=True))
+
+    chunks = await asyncio.to_thread(talk)
+    assert sum(bool(chunk.choices[0].delta.content) for chunk in chunks) == 4
+    assert emulator.calls.records[-1].seconds >= 40 / 200

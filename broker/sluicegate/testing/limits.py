@@ -83,9 +83,9 @@ class MeterConfig:
     """One limit: `limit` units per `window` seconds.
 
     `capacity`: size of the bucket in units (default `limit`; bucket only). `slice`: seconds of the additional hidden
-    enforcement, or None. `initial`: level at the start (default full). `anchor`: when a fixed window begins (seconds of
-    `now`). `in_headers`: whether this meter may appear in headers; of several meters of one resource the first that may
-    is the one shown. Raises ValueError for figures that make no limit.
+    enforcement, or None. `initial`: level at the first use (default full). `anchor`: when a fixed window begins (in
+    seconds of `now`). `in_headers`: whether this meter may appear in headers; of several meters of one resource the first that
+    may is the one shown. Raises ValueError for figures that make no limit.
     """
 
     resource: Resource
@@ -148,15 +148,8 @@ class Demand:
     output_tokens: float = 0
 
     def of(self, resource: Resource) -> float:
-        match resource:
-            case "requests":
-                return self.requests
-            case "tokens":
-                return self.tokens
-            case "input_tokens":
-                return self.input_tokens
-            case "output_tokens":
-                return self.output_tokens
+        amount: float = getattr(self, resource)
+        return amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +173,17 @@ class MeterFigures:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The call goes ahead. `charged` is per meter, in the order of the configuration."""
+    """The call goes ahead. `charged` is per meter, in the order of the configuration; `levels` what is left on each."""
 
-    figures: tuple[MeterFigures, ...]
     charged: tuple[float, ...]
+    now: float
+    levels: tuple[float, ...]
+    configs: tuple[MeterConfig, ...]
+
+    @property
+    def figures(self) -> tuple[MeterFigures, ...]:
+        """Every meter as it was just after the call was admitted."""
+        return tuple(_figures(config, level, self.now) for config, level in zip(self.configs, self.levels, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,46 +204,77 @@ class Rejected:
     charged: tuple[float, ...]
 
 
-class Meter:
-    """The state of one limit. Levels are exact at the times asked for; asking changes nothing."""
+def _first(waits: Sequence[float]) -> int:
+    return next(index for index, wait in enumerate(waits) if wait > 0)
 
-    __slots__ = ("_at", "_level", "_slice_no", "_slice_used", "config")
+
+def _window_no(config: MeterConfig, now: float) -> int:
+    return math.floor((now - config.anchor) / config.window)
+
+
+def _reset(config: MeterConfig, level: float, now: float) -> float:
+    """Seconds from `now` until a meter with `level` left is full."""
+    missing = config.size - level
+    if missing <= _EPSILON:
+        return 0.0
+    if config.algorithm == "bucket":
+        return missing / config.rate
+    return config.anchor + (_window_no(config, now) + 1) * config.window - now
+
+
+def _figures(config: MeterConfig, level: float, now: float) -> MeterFigures:
+    reset = _reset(config, level, now)
+    return MeterFigures(config.resource, config.limit, config.window, level, reset, config.in_headers)
+
+
+class Meter:
+    """The state of one limit. Levels are exact at the times asked for; asking changes nothing.
+
+    Time begins with `begin`: before it the level is what the configuration says.
+    """
+
+    __slots__ = ("_at", "_bucket", "_level", "_rate", "_size", "_slice_no", "_slice_used", "config")
 
     def __init__(self, config: MeterConfig) -> None:
-        self.config = config
-        self._level = config.size if config.initial is None else config.initial
-        self._at: float | None = None
+        self._adopt(config)
+        self._level: float = self._size if config.initial is None else config.initial
+        self._at = math.inf
         self._slice_no = 0
         self._slice_used = 0.0
+
+    def begin(self, now: float) -> None:
+        """Refill runs from `now` on. Only the first call counts."""
+        if self._at == math.inf:
+            self._at = now
+
+    def _adopt(self, config: MeterConfig) -> None:
+        self.config = config
+        self._bucket = config.algorithm == "bucket"
+        self._rate, self._size = config.rate, config.size
 
     def level_at(self, now: float) -> float:
         """Units available at `now`, below zero where output ran over."""
         at = self._at
-        if at is None or now <= at:
+        if now <= at:
             return self._level
-        config = self.config
-        if config.algorithm == "bucket":
-            return min(config.size, self._level + (now - at) * config.rate)
-        return config.size if self._window_no(now) > self._window_no(at) else self._level
+        if self._bucket:
+            level = self._level + (now - at) * self._rate
+            return min(self._size, level)
+        return self._size if _window_no(self.config, now) > _window_no(self.config, at) else self._level
 
     def reset_at(self, now: float) -> float:
         """Seconds from `now` until full."""
-        missing = self.config.size - self.level_at(now)
-        if missing <= _EPSILON:
-            return 0.0
-        if self.config.algorithm == "bucket":
-            return missing / self.config.rate
-        return self.window_end(now) - now
+        return _reset(self.config, self.level_at(now), now)
 
     def wait_at(self, now: float, need: float) -> float:
         """Seconds from `now` until `need` units are there; inf if never."""
         level = self.level_at(now)
         if need <= level + _EPSILON:
             return 0.0
-        if need > self.config.size + _EPSILON:
+        if need > self._size + _EPSILON:
             return math.inf
-        if self.config.algorithm == "bucket":
-            return (need - level) / self.config.rate
+        if self._bucket:
+            return (need - level) / self._rate
         return self.window_end(now) - now
 
     def slice_wait_at(self, now: float, cost: float) -> float:
@@ -253,15 +284,18 @@ class Meter:
             return 0.0
         number = math.floor(now / width)
         used = self._slice_used if number == self._slice_no else 0.0
-        if used == 0.0 or used + cost <= self.config.rate * width + _EPSILON:
+        if used == 0.0 or used + cost <= self._rate * width + _EPSILON:
             return 0.0
         return max((number + 1) * width - now, 1e-9)
 
     def take(self, now: float, amount: float, *, floor: float = -math.inf) -> float:
         """Charge `amount` (negative: give back), keeping the level from `floor` to full; returns the real charge."""
         level = self.level_at(now)
-        self._level = min(self.config.size, max(min(level, floor), level - amount))
-        self._at = now if self._at is None else max(now, self._at)
+        after = level - amount
+        if after < floor:
+            after = min(level, floor)
+        self._level = min(self._size, after)
+        self._at = now
         if self.config.slice is not None and amount > 0:
             number = math.floor(now / self.config.slice)
             if number != self._slice_no:
@@ -272,27 +306,23 @@ class Meter:
     def change(self, now: float, config: MeterConfig) -> None:
         """Replace the limit. What is left stays, up to the new size: a higher limit is felt through refill."""
         level = self.level_at(now)
-        self.config = config
-        self._level = min(level, config.size)
-        self._at = now if self._at is None else max(now, self._at)
+        self._adopt(config)
+        self._level = min(level, self._size)
+        self._at = now
 
     def figures(self, now: float) -> MeterFigures:
-        config = self.config
-        return MeterFigures(
-            config.resource, config.limit, config.window, self.level_at(now), self.reset_at(now), config.in_headers
-        )
+        return _figures(self.config, self.level_at(now), now)
 
     def window_end(self, now: float) -> float:
-        return self.config.anchor + (self._window_no(now) + 1) * self.config.window
-
-    def _window_no(self, now: float) -> int:
-        return math.floor((now - self.config.anchor) / self.config.window)
+        """When the fixed window that `now` lies in ends."""
+        return self.config.anchor + (_window_no(self.config, now) + 1) * self.config.window
 
 
 class ProviderLimits:
     """The limits of one pool, as the provider enforces them. See the module's text for use and rules."""
 
-    def __init__(self, config: LimitsConfig) -> None:
+    def __init__(self, config: LimitsConfig, *, start: float | None = None) -> None:
+        """Refill runs from `start`, by default from the first call of any method that takes or changes something."""
         if not config.meters:
             raise ValueError("a pool needs at least one meter")
         self.wire: Wire = config.wire
@@ -300,6 +330,8 @@ class ProviderLimits:
         default: ChargeRejected = "requests" if config.wire == "openai" else "none"
         self._charge_rejected: ChargeRejected = config.charge_rejected or default
         self._now = -math.inf
+        if start is not None:
+            self._advance(start)
 
     def admit(self, now: float, demand: Demand) -> Admitted | Rejected:
         """Charge the call on every meter, or reject it. A rejection costs what the provider makes it cost."""
@@ -316,7 +348,8 @@ class ProviderLimits:
             used = math.ceil(limit) - figure.shown
             return Rejected(kind, figure, needs[index], used, limit, wait, self.figures(now), charged)
         charged = tuple(meter.take(now, demand.of(meter.config.resource)) for meter in self.meters)
-        return Admitted(self.figures(now), charged)
+        levels = tuple(meter.level_at(now) for meter in self.meters)
+        return Admitted(charged, now, levels, tuple(meter.config for meter in self.meters))
 
     def produce(self, now: float, output_tokens: float) -> tuple[float, ...]:
         """Charge output as it is produced; returns the charge per meter. On OpenAI token meters this is nothing."""
@@ -372,7 +405,11 @@ class ProviderLimits:
         return format_headers(self.wire, self.figures(now), now if wall is None else wall)
 
     def _advance(self, now: float) -> float:
-        self._now = max(now, self._now)
+        if now > self._now:
+            if self._now == -math.inf:
+                for meter in self.meters:
+                    meter.begin(now)
+            self._now = now
         return self._now
 
     def _need(self, resource: Resource, demand: Demand) -> float:
@@ -380,16 +417,11 @@ class ProviderLimits:
         return max(amount, 1.0) if resource == "output_tokens" and self.wire == "anthropic" else amount
 
     def _refusal(self, now: float, needs: Sequence[float], demand: Demand) -> tuple[RejectKind, int] | None:
-        for index, meter in enumerate(self.meters):
-            if needs[index] > meter.config.size + _EPSILON:
-                return "too_large", index
-        for index, meter in enumerate(self.meters):
-            if meter.wait_at(now, needs[index]) > 0:
-                return "exhausted", index
-        for index, meter in enumerate(self.meters):
-            if meter.slice_wait_at(now, demand.of(meter.config.resource)) > 0:
-                return "slice", index
-        return None
+        waits = [meter.wait_at(now, need) for meter, need in zip(self.meters, needs, strict=True)]
+        if any(waits):
+            return ("too_large", waits.index(math.inf)) if math.inf in waits else ("exhausted", _first(waits))
+        waits = [meter.slice_wait_at(now, demand.of(meter.config.resource)) for meter in self.meters]
+        return ("slice", _first(waits)) if any(waits) else None
 
     @staticmethod
     def _wait(now: float, meter: Meter, need: float, kind: RejectKind) -> float:

@@ -80,7 +80,7 @@ class AccountedLimits:
     """`ProviderLimits` that remembers. Methods of the same name have the same contract; `foreign` books for others."""
 
     def __init__(self, config: LimitsConfig, *, start: float = 0.0, history: int = 7200) -> None:
-        self.limits = ProviderLimits(config)
+        self.limits = ProviderLimits(config, start=start)
         self.counts = Counts()
         self.start = start
         self._accounts = [_MeterAccount(meter, start, history) for meter in self.limits.meters]
@@ -193,6 +193,9 @@ class _MeterAccount:
         if now <= self._accrued_to:
             return
         number = int(now - self._start)
+        if number == self.series[-1].at:
+            self._accrue(now)
+            return
         last = self.series[-1].at
         if number - last > self._history:  # a long silence: only its end would be remembered anyway
             last = number - self._history
