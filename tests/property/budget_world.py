@@ -19,8 +19,8 @@ from sluicegate.broker.core.config import LimitConfig, PoolConfig
 from sluicegate.broker.core.units import Charge, Estimate, MeterReading, QuotaRejection, Usage
 from sluicegate.testing.foreign import ForeignConfig, ForeignUse
 from sluicegate.testing.limits import (
-    Admitted,
     AdmissionRule,
+    Admitted,
     Demand,
     LimitsConfig,
     MeterConfig,
@@ -33,7 +33,11 @@ from sluicegate.wire.words import Algorithm, Provider, Resource
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """One world. `rule`: how OpenAI charges; `latency`: seconds from grant to headers; `stream`: to the end after it."""
+    """One world. `rule`: how OpenAI charges; `latency`: seconds from grant to headers; `stream`: from there to the end.
+
+    `network`: seconds from grant to admission. `headers`: share of responses that have any. `lost`: share of calls that
+    never leave. `mixed`: two kinds of calls.
+    """
 
     meters: tuple[MeterConfig, ...]
     wire: str = "openai"

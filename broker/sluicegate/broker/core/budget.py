@@ -24,6 +24,7 @@ from sluicegate.broker.core.window import FixedWindow
 from sluicegate.wire.words import Algorithm, LearnLimits, Provider, Resource
 
 _MOST_METERS = 16
+_CONVINCING = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Budget:
         self._config = config
         self._meters: dict[MeterKey, Meter] = {}
         self._calls: dict[str, _Call] = {}
+        self._implied: Counter[tuple[Resource, float, float | None]] = Counter()
         self._share = OutputShare()
         self._spans = ChargeSpans(self._share)
         for limit in config.limits:
@@ -245,11 +247,14 @@ class Budget:
         same = [meter for key, meter in self._meters.items() if key.resource is reading.resource]
         if anthropic and reading.resource is Resource.TOKENS and not same:
             return None  # the combined figure is no limit of admission (providers.md section 0)
-        window = sane(reading.window) or self._window_implied(reading)
-        if window is not None:
+        told = sane(reading.window)
+        window = told or self._window_implied(reading, same)
+        if window:
             for meter in same:
                 if math.isclose(meter.key.window, window, rel_tol=0.1):
                     return meter
+            if not told and not self._convinced(reading, window):
+                return None
             return self._learned_meter(reading, window, now)
         if len(same) > 1 and (limit := sane(reading.limit)):
             return min(same, key=lambda meter: abs(math.log(limit / meter.limit)))
@@ -257,8 +262,18 @@ class Budget:
             return min(same, key=lambda meter: meter.key.window)
         return self._learned_meter(reading, MINUTE, now)
 
+    def _convinced(self, reading: MeterReading, window: float) -> bool:
+        """An undeclared meter that figures merely imply must be implied by several of them."""
+        sign = (reading.resource, window, reading.limit)
+        if len(self._implied) >= _MOST_METERS and sign not in self._implied:
+            self._implied.clear()
+        self._implied[sign] += 1
+        return self._implied[sign] >= _CONVINCING
+
     @staticmethod
-    def _window_implied(reading: MeterReading) -> float | None:
+    def _window_implied(reading: MeterReading, same: Sequence[Meter]) -> float | None:
+        if any(isinstance(meter, FixedWindow) for meter in same):
+            return None  # what a reset says there has nothing to do with what is used
         limit, reset = sane(reading.limit), sane(reading.reset)
         low = sane(reading.remaining_low)
         high = sane(reading.remaining_high)

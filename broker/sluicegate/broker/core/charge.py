@@ -128,14 +128,14 @@ def corrected(provider: Provider, charge: Charge, usage: Usage) -> Charge:
 def window_of(limit: float, low: float, high: float, reset: float) -> float | None:
     """The window that a bucket's figures imply, `reset x limit / (limit - remaining)`: a minute, a day, or None.
 
-    `remaining` is floored, which biases the quotient low: anything over an hour is a day (providers.md 2a).
+    `remaining` is floored, which biases the quotient low (providers.md 2a: 64,835 to 86,400 for a day).
     """
     used_most, used_least = limit - low, limit - high
     if reset <= 0 or used_most <= 0:
         return None
     shortest = reset * limit / used_most
     longest = reset * limit / used_least if used_least > 0 else math.inf
-    if 60 * MINUTE < shortest < 1.1 * DAY:
+    if shortest <= 1.05 * DAY and longest >= 0.95 * DAY and shortest >= 0.7 * DAY:
         return DAY
     if longest >= 0.95 * MINUTE and 0.6 * MINUTE <= shortest <= 1.1 * MINUTE:
         return MINUTE

@@ -135,7 +135,7 @@ class ForeignUse:
 
     def _rate_left(self, now: float) -> float:
         silent = 0.0 if self._seen is None else max(0.0, now - self._seen - _FORGET)
-        return self.rate * 0.5 ** (silent / _FORGET)
+        return self.rate * math.exp2(-silent / _FORGET)
 
     def _boost_left(self, now: float) -> float:
-        return self._boost * 0.5 ** (max(0.0, now - self._boost_at) / _BOOST_HALF_LIFE)
+        return self._boost * math.exp2(-max(0.0, now - self._boost_at) / _BOOST_HALF_LIFE)

@@ -125,6 +125,11 @@ class Meter(ABC):
         return min(self.size, max(0.0, self._balance - self.foreign.margin(now, self.quantum, self.size)))
 
     @property
+    def _liftable(self) -> bool:
+        """Whether a figure may raise the account: not where we mean to stay below what the provider has left."""
+        return not self._overfull
+
+    @property
     def _untouched(self) -> bool:
         return not self.observed and self.history.total <= 0
 
@@ -240,7 +245,7 @@ class Meter(ABC):
     def _bound(self, interval: Interval, dispatched: float, own: float, now: float) -> None:
         upper = self._upper(interval, dispatched, now)
         missing = self.history.not_included(dispatched, own)
-        lower = None if missing is None or self._overfull else min(self.size, interval.low - missing)
+        lower = None if missing is None or not self._liftable else min(self.size, interval.low - missing)
         if self._balance > upper:
             if self._balance > upper + 1e-6 * self.size:
                 self.foreign.suspect(now)
@@ -337,6 +342,10 @@ class Bucket(Meter):
         if self._rung == 0:
             return self._capacity
         return min(self._capacity, max(self.quantum, self.rate * self._RUNGS[self._rung - 1]))
+
+    @property
+    def _liftable(self) -> bool:
+        return self._rung == 0 and not self._overfull
 
     def refill(self, now: float) -> float:
         paced = 0.98 if self._rung == len(self._RUNGS) else 1.0  # n calls per slice need n + 1 spaces

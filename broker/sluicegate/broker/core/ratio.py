@@ -10,8 +10,8 @@ It starts at 1, the conservative rule. What counts is the highest share among th
 enough of them: no rule that one share cannot express (such as a maximum) may make calls look cheaper than the dear ones
 of them are. A quota 429 sets the share back to 1 and asks for twice as many spans the next time.
 
-`doubt` (0..1) is how badly shares have predicted spans of late: a call goes only when that part of the difference to its
-largest plausible charge is there as well.
+`doubt` (0..1) is how badly shares have predicted spans of late: a call goes only when that part of the difference to
+its largest plausible charge is there as well.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ _MISMATCH = 0.05
 class _Figure:
     """`remaining` as one call saw it.
 
-    `given`, `output`: input and declared output of what we had granted, least and most about the time of dispatch, least
-    and most about the time of arrival.
+    `given`, `output`: input and declared output of what we had granted, least and most about the time of dispatch,
+    least and most about the time of arrival.
     """
 
     dispatched: float
