@@ -138,3 +138,15 @@ def test_text_is_deterministic_and_as_long_as_asked() -> None:
     assert drawn[1_000] == pytest.approx(100, rel=0.1)
     assert drawn[-1] <= 400
     assert OutputLength(100).draw(source, 30) == (30, True)
+
+
+def test_foreign_use_gets_its_share_under_pressure() -> None:
+    pool = AccountedLimits(LimitsConfig("openai", (MeterConfig("tokens", 30_000, capacity=1_000),)))
+    foreign = ForeignUse(ForeignConfig(30), pool, seed=3)
+    for step in range(20_000):
+        foreign.run(step / 100)
+        pool.admit(step / 100, Demand(tokens=100))
+    (use,) = pool.utilization(20, 200)
+    assert use.ratio > 0.98
+    assert use.foreign / use.allowed > 0.15
+    assert pool.counts.rejected_foreign > 0

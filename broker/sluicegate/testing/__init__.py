@@ -7,4 +7,5 @@ Nothing in this package imports the broker or the sidecar, so that what they are
 - `sluicegate.testing.limits`: `ProviderLimits`, what a provider's rate limits admit; pure, virtual time.
 - `sluicegate.testing.truth`: `AccountedLimits`, the same with ground-truth accounting; pure, virtual time.
 - `sluicegate.testing.emulator`: `serve(EmulatorConfig)`, an HTTP server that SDKs take for OpenAI and Anthropic.
+- `sluicegate.testing.command`: the same as `sluicegate emulate`.
 """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from dataclasses import dataclass
@@ -10,14 +11,18 @@ from dataclasses import dataclass
 from sluicegate.testing.limits import Admitted, Demand, Resource
 from sluicegate.testing.truth import AccountedLimits
 
+_REPEATS = 3
+_MOST_REPEATS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class ForeignConfig:
-    """`percent` of the limit's rate, in calls of about `call_tokens` (default: two seconds' worth of the share).
+    """`percent` of the limit's rate, in calls of about `call_tokens` (default: a quarter second's worth of the share).
 
     `output_share`: of a call's tokens, on pools with output limits, how much is output. Calls come at exponential
-    intervals (a Poisson stream), which is what a crowd of independent callers looks like; a rejected call is not
-    repeated. `start` and `stop`: seconds on the clock of the pool.
+    intervals (a Poisson stream), which is what a crowd of independent callers looks like; a rejected call is repeated
+    up to three times, when its answer says that it would fit or a little later, so that the share is drawn under pressure
+    too. `start` and `stop`: seconds on the clock of the pool.
     """
 
     percent: float
@@ -42,45 +47,54 @@ class ForeignUse:
         self.config = config
         self._pool = pool
         self._random = random.Random(seed)
-        self.next_at = config.start
-        if config.percent <= 0:
-            self.next_at = math.inf
-        else:
+        self._repeats: list[tuple[float, float, int]] = []  # when, how much, how many more times
+        self._arrival = math.inf
+        if config.percent > 0:
             self._schedule(config.start)
+
+    @property
+    def next_at(self) -> float:
+        """When the next call is due; inf for never."""
+        return min(self._arrival, self._repeats[0][0] if self._repeats else math.inf)
 
     def run(self, now: float) -> int:
         """Make every call that was due by `now`, each at its own time; returns how many."""
         made = 0
-        while self.next_at <= now:
-            at = self.next_at
+        while (at := self.next_at) <= now:
             if at >= self.config.stop:
-                self.next_at = math.inf
+                self._arrival = math.inf
+                self._repeats.clear()
                 break
-            self._call(at)
-            self._schedule(at)
+            if at == self._arrival:
+                amount = max(1.0, round(self._lead()[1] * self._random.uniform(0.5, 1.5)))
+                self._schedule(at)
+                self._call(at, amount, _REPEATS)
+            else:
+                _, amount, left = heapq.heappop(self._repeats)
+                self._call(at, amount, left)
             made += 1
         return made
 
-    def _call(self, at: float) -> None:
-        resource, size = self._lead()
-        amount = max(1.0, round(size * self._random.uniform(0.5, 1.5)))
-        match resource:
-            case "requests":
-                self._pool.admit(at, Demand(), foreign=True)
-            case "tokens":
-                self._pool.admit(at, Demand(tokens=amount), foreign=True)
-            case "input_tokens":
-                answer = self._pool.admit(at, Demand(input_tokens=amount), foreign=True)
-                if isinstance(answer, Admitted) and self._has("output_tokens"):
-                    self._pool.produce(at, self._output_of(amount), foreign=True)
-            case "output_tokens":
-                self._pool.produce(at, amount, foreign=True)
+    def _call(self, at: float, amount: float, repeats: int) -> None:
+        resource, _ = self._lead()
+        demand = Demand(
+            tokens=amount if resource == "tokens" else 0,
+            input_tokens=amount if resource == "input_tokens" else 0,
+        )
+        answer = self._pool.admit(at, demand, foreign=True)
+        if isinstance(answer, Admitted):
+            if self._has("output_tokens"):
+                made = amount if resource == "output_tokens" else self._output_of(amount)
+                self._pool.produce(at, made, foreign=True)
+        elif repeats > 0 and math.isfinite(answer.wait) and len(self._repeats) < _MOST_REPEATS:
+            again = at + answer.wait * self._random.uniform(1.0, 1.5) + 0.001
+            heapq.heappush(self._repeats, (again, amount, repeats - 1))
 
     def _schedule(self, after: float) -> None:
         resource, size = self._lead()
         rate = next(m.config.rate for m in self._pool.limits.meters if m.config.resource == resource)
         interval = size / (rate * self.config.percent / 100)
-        self.next_at = after + self._random.expovariate(1 / interval)
+        self._arrival = after + self._random.expovariate(1 / interval)
 
     def _lead(self) -> tuple[Resource, float]:
         """The meter whose share is drawn, and the size of a call on it."""
@@ -91,7 +105,7 @@ class ForeignUse:
                     if resource == "requests":
                         return resource, 1.0
                     config = meter.config
-                    size = self.config.call_tokens or config.rate * self.config.percent / 100 * 2
+                    size = self.config.call_tokens or config.rate * self.config.percent / 100 * 0.25
                     return resource, min(max(1.0, size), config.size / 2)
         raise AssertionError("a pool has at least one meter")
 

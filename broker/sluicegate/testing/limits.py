@@ -84,8 +84,8 @@ class MeterConfig:
 
     `capacity`: size of the bucket in units (default `limit`; bucket only). `slice`: seconds of the additional hidden
     enforcement, or None. `initial`: level at the first use (default full). `anchor`: when a fixed window begins (in
-    seconds of `now`). `in_headers`: whether this meter may appear in headers; of several meters of one resource the first that
-    may is the one shown. Raises ValueError for figures that make no limit.
+    seconds of `now`). `in_headers`: whether this meter may appear in headers; of several meters of one resource the
+    first that may is the one shown. Raises ValueError for figures that make no limit.
     """
 
     resource: Resource
