@@ -21,8 +21,8 @@ class ForeignConfig:
 
     `output_share`: of a call's tokens, on pools with output limits, how much is output. Calls come at exponential
     intervals (a Poisson stream), which is what a crowd of independent callers looks like; a rejected call is repeated
-    up to three times, when its answer says that it would fit or a little later, so that the share is drawn under pressure
-    too. `start` and `stop`: seconds on the clock of the pool.
+    up to three times, when its answer says that it would fit or a little later, so that the share is drawn under
+    pressure too. `start` and `stop`: seconds on the clock of the pool.
     """
 
     percent: float
