@@ -46,8 +46,9 @@ def _ranks(url: str, expected_hash: str | None = None) -> dict[bytes, int]:
     return {base64.b64decode(token): int(rank) for token, rank in lines}
 
 
+@functools.cache
 def load_encoding(name: str) -> tiktoken.Encoding:
-    """tiktoken's encoding `name`, from the ranks on disk. Blocks for some tenths of a second."""
+    """tiktoken's encoding `name`, from the ranks on disk, once per process. Blocks for some tenths of a second."""
     constructor: Any = tiktoken_ext.openai_public.ENCODING_CONSTRUCTORS[name]
     offline = types.FunctionType(constructor.__code__, {**constructor.__globals__, "load_tiktoken_bpe": _ranks})
     parameters: dict[str, Any] = offline()
