@@ -5,6 +5,9 @@ Words such as `Off`, `yes` or `2026-01-01` stay text, as Kubernetes and YAML 1.2
 are truth values. A key that stands twice is an error, since one of the two would be lost in silence.
 """
 
+# PyYAML's types leave its nodes open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import re
@@ -79,7 +82,7 @@ def read(texts: Mapping[str, str]) -> Manifests:
     for name, text in texts.items():
         try:
             for line, data in _load(text):
-                documents.extend(_flatten(f"{name}:{line}", name, data, findings))
+                documents.extend(flatten(f"{name}:{line}", name, data, findings))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = f"{name}:{mark.line + 1}" if mark else name
@@ -106,14 +109,14 @@ def _load(text: str) -> Iterator[tuple[int, Any]]:
         loader.dispose()
 
 
-def _flatten(source: str, origin: str, data: Any, findings: list[Finding]) -> Iterator[RawDocument]:
+def flatten(source: str, origin: str, data: Any, findings: list[Finding]) -> Iterator[RawDocument]:
     """A `List` is what `kubectl get -o yaml` prints."""
     match data:
         case None:
             return
         case {"kind": "List", "items": [*items]}:
             for index, item in enumerate(items):
-                yield from _flatten(f"{source} items[{index}]", origin, item, findings)
+                yield from flatten(f"{source} items[{index}]", origin, item, findings)
         case {"kind": kind, "apiVersion": version}:
             if str(version).startswith(_GROUP) or kind in _KINDS:
                 yield RawDocument(source, data, origin)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every metric of the broker. Counters follow the effects; gauges are read from the core when somebody scrapes.
+
+Labels are bounded: pools and tiers by configuration, reasons and outcomes by their enums, tenants and task types by a
+cap beyond which they are `other`. Never a call, a pod or a key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sluicegate.broker.configuration import Configuration
+from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Settled
+from sluicegate.broker.decisions import DecisionLog
+from sluicegate.broker.runtime import Runtime
+from sluicegate.broker.sessions import Sessions
+
+OTHER = "other"
+_TASK_TYPES = 100
+_QUEUE_SCAN = 5_000
+_PARTY = ("pool", "tier", "tenant", "task_type")
+_WAITS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Capped:
+    """The first `most` values keep their name as a label; later ones are `other`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if not value or value in self._known:
+            return value
+        if len(self._known) < self._most:
+            self._known.add(value)
+            return value
+        return OTHER
+
+
+class Metrics:
+    """A witness of the runtime with a registry of its own."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        sessions: Sessions,
+        configuration: Configuration,
+        decisions: DecisionLog,
+        max_tenants: int,
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self.tenant = Capped(max_tenants)
+        self.task_type = Capped(_TASK_TYPES)
+        self._runtime = runtime
+        reg = self.registry
+        self._requests = Counter(
+            "sluicegate_requests", "Decisions that ended a wait, by outcome", (*_PARTY, "outcome"), registry=reg
+        )
+        self._decisions = Counter(
+            "sluicegate_decisions", "Decisions by their reason", ("pool", "tier", "outcome", "reason"), registry=reg
+        )
+        self._waits = Histogram(
+            "sluicegate_queue_wait_seconds",
+            "Time from a call's arrival to its decision",
+            (*_PARTY, "outcome"),
+            buckets=_WAITS,
+            registry=reg,
+        )
+        self._retries = Counter(
+            "sluicegate_retries", "Attempts that went back to the queue", (*_PARTY, "reason"), registry=reg
+        )
+        self._reserved = Counter(
+            "sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", _PARTY, registry=reg
+        )
+        self._consumed = Counter(
+            "sluicegate_tokens_consumed", "Tokens really used, as providers reported", (*_PARTY, "kind"), registry=reg
+        )
+        self._responses = Counter(
+            "sluicegate_provider_responses", "Attempts by what the provider answered", ("pool", "class"), registry=reg
+        )
+        self._anomalies = Counter(
+            "sluicegate_settlement_anomalies",
+            "Absurd fields of settlements, counted as not said",
+            ("field",),
+            registry=reg,
+        )
+        build = Gauge("sluicegate_build_info", "1, labelled with the version", ("version",), registry=reg)
+        build.labels(_version()).set(1)
+        reg.register(_State(self, runtime, sessions, configuration, decisions))
+
+    def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
+        del wall_offset
+        for effect in effects:
+            match effect:
+                case Decision():
+                    labels = self.party(effect.party, effect.pool)
+                    self._requests.labels(*labels, effect.outcome).inc()
+                    self._waits.labels(*labels, effect.outcome).observe(max(0.0, effect.waited))
+                    self._decisions.labels(labels[0], effect.party.tier, effect.outcome, effect.reason).inc()
+                case Requeued():
+                    self._retries.labels(*self.party(effect.party, effect.pool), effect.reason).inc()
+                case Settled():
+                    self._settled(effect)
+                case _:
+                    pass
+
+    def _settled(self, effect: Settled) -> None:
+        labels = self.party(effect.party, effect.pool)
+        self._responses.labels(labels[0], effect.error_class).inc()
+        self._reserved.labels(*labels).inc(max(0.0, effect.reserved_tokens))
+        if effect.used_tokens is not None:
+            self._consumed.labels(*labels, "input").inc(max(0, effect.input_tokens))
+            self._consumed.labels(*labels, "output").inc(max(0, effect.output_tokens))
+
+    def absurd(self, field: str) -> None:
+        """A settlement said nonsense in `field`."""
+        self._anomalies.labels(field).inc()
+
+    def party(self, party: Party, pool: str) -> tuple[str, str, str, str]:
+        known = pool if pool in self._runtime.snapshot.pools else ""
+        return known, party.tier, self.tenant(party.tenant), self.task_type(party.task_type)
+
+
+class _State(Collector):
+    """What is so at this moment."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        runtime: Runtime,
+        sessions: Sessions,
+        configuration: Configuration,
+        decisions: DecisionLog,
+    ) -> None:
+        self._metrics = metrics
+        self._runtime = runtime
+        self._sessions = sessions
+        self._configuration = configuration
+        self._decisions = decisions
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._pools()
+        yield from self._broker()
+
+    def _pools(self) -> Iterable[Metric]:
+        meter_labels = ("pool", "meter")
+        gauges = {
+            name: GaugeMetricFamily(f"sluicegate_limit_{name}", text, labels=meter_labels)
+            for name, text in (
+                ("limit", "The limit per window, as learned"),
+                ("capacity", "The most that the meter holds"),
+                ("available", "What a call could take now"),
+                ("reserved", "What granted calls hold"),
+                ("foreign_rate", "Estimated use of the key by others, per second"),
+            )
+        }
+        depth = GaugeMetricFamily("sluicegate_queue_depth", "Calls that wait", labels=_PARTY)
+        oldest = GaugeMetricFamily(
+            "sluicegate_oldest_wait_seconds", "How long the oldest waits", labels=("pool", "tier")
+        )
+        in_flight = GaugeMetricFamily("sluicegate_in_flight", "Granted calls that have not settled", labels=("pool",))
+        now = self._runtime.clock()
+        for pool in self._runtime.dispatcher.pool_status(now):
+            for meter in pool.meters:
+                for name, gauge in gauges.items():
+                    value = meter.limit if name == "limit" else getattr(meter, name)
+                    gauge.add_metric((pool.name, str(meter.key)), value)
+            in_flight.add_metric((pool.name,), pool.in_flight)
+            waiting = {tier.name: tier.waiting for tier in pool.tiers}
+            for labels, count in self._depths(pool.name, waiting, now).items():
+                depth.add_metric(labels, count)
+            for tier in pool.tiers:
+                oldest.add_metric((pool.name, tier.name), tier.oldest_wait)
+        yield from (*gauges.values(), depth, oldest, in_flight)
+
+    def _depths(self, pool: str, waiting: dict[str, int], now: float) -> Tally[tuple[str, str, str, str]]:
+        """By tenant and task type for the first of the queue; the rest as `other`, so that sums are right."""
+        depths: Tally[tuple[str, str, str, str]] = Tally()
+        seen: Tally[str] = Tally()
+        for call in self._runtime.dispatcher.queue(pool, now, _QUEUE_SCAN):
+            depths[pool, call.tier, self._metrics.tenant(call.tenant), self._metrics.task_type(call.task_type)] += 1
+            seen[call.tier] += 1
+        for tier, count in waiting.items():
+            if count > seen[tier]:
+                depths[pool, tier, OTHER, OTHER] += count - seen[tier]
+            elif not count and not seen[tier]:
+                depths[pool, tier, "", ""] = 0
+        return depths
+
+    def _broker(self) -> Iterable[Metric]:
+        sessions = GaugeMetricFamily("sluicegate_sessions", "Sidecars by state", labels=("state",))
+        sessions.add_metric(("connected",), len(self._sessions))
+        sessions.add_metric(("away",), self._sessions.away)
+        yield sessions
+        config = GaugeMetricFamily(
+            "sluicegate_config_version_info", "1, labelled with the version", labels=("version",)
+        )
+        config.add_metric((self._runtime.snapshot.version,), 1)
+        yield config
+        findings = GaugeMetricFamily("sluicegate_config_findings", "Findings on the documents", labels=("severity",))
+        tally = Tally(str(finding.severity) for finding in self._configuration.compiled.findings)
+        for severity in ("warning", "error"):
+            findings.add_metric((severity,), tally[severity])
+        yield findings
+        counters: tuple[tuple[str, str, Callable[[], float]], ...] = (
+            (
+                "sluicegate_sessions_stuck",
+                "Sessions dropped because they read too slowly",
+                lambda: self._sessions.stuck,
+            ),
+            ("sluicegate_sessions_lost", "Sessions that did not come back", lambda: self._sessions.lost),
+            (
+                "sluicegate_decisions_dropped",
+                "Decisions that the log was too slow for",
+                lambda: self._decisions.dropped,
+            ),
+            ("sluicegate_core_faults", "Events that the core failed on: a defect", lambda: self._runtime.faults),
+        )
+        for name, text, read in counters:
+            yield CounterMetricFamily(name, text, value=read())
+
+
+def _version() -> str:
+    try:
+        return version("sluicegate")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BudgetService: converts, submits and waits. It decides nothing.
+
+A bad call never kills a Session: it gets a Reject with reason `invalid_request`. A unary Acquire whose client goes away
+frees its place, or gives back a grant that nobody received.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_status import rpc_status
+
+from sluicegate.broker import answers, requests, sessions
+from sluicegate.broker.core import events
+from sluicegate.broker.core.effects import Effect, FellBack, Granted, Rejected, Requeued, Settled
+from sluicegate.broker.runtime import Answer, Runtime
+from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.v1 import budget_service_pb2_grpc
+from sluicegate.wire import errors
+from sluicegate.wire.errors import Refusal, Violation
+from sluicegate.wire.words import ErrorClass, Reason
+
+log = logging.getLogger(__name__)
+
+UNARY = "unary"
+"""The session that all unary calls share; no sidecar may take this session_id."""
+
+_HELLO_WITHIN = 10.0
+_MAX_WAITING = 20_000
+_RETRY_AFTER_STOP = 1.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+async def refuse(context: Context, refusal: Refusal) -> None:
+    """End the call with the google.rpc.Status of `refusal`. Raises always."""
+    status = rpc_status.to_status(errors.to_status(refusal))
+    await context.abort(status.code, status.details or "", status.trailing_metadata)
+
+
+class Waiters:
+    """The unary calls that wait for an answer, by call_id; repeats of one call wait together."""
+
+    def __init__(self) -> None:
+        self._futures: dict[str, set[asyncio.Future[Answer]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def deliver(self, answer: Answer) -> None:
+        if not isinstance(answer, Requeued):
+            for future in self._futures.get(answer.call_id, ()):
+                if not future.done():
+                    future.set_result(answer)
+
+    def add(self, call_id: str) -> asyncio.Future[Answer]:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._futures.setdefault(call_id, set()).add(future)
+        self._count += 1
+        return future
+
+    def remove(self, call_id: str, future: asyncio.Future[Answer]) -> bool:
+        """Whether nobody waits for the call any more."""
+        waiting = self._futures[call_id]
+        waiting.discard(future)
+        self._count -= 1
+        if not waiting:
+            del self._futures[call_id]
+        return not waiting
+
+    def dismiss(self, refusal: Refusal) -> None:
+        for waiting in self._futures.values():
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(Dismissed(refusal))
+
+
+class Dismissed(Exception):
+    """The broker stops; the waiting call may ask again."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
+    """Slots over streams and, one at a time, over unary calls. `absurd(field)` counts what settlements said wrongly."""
+
+    def __init__(self, runtime: Runtime, registry: sessions.Sessions, absurd: Callable[[str], None]) -> None:
+        self.epoch = uuid.uuid4().hex
+        self.waiters = Waiters()
+        self._runtime = runtime
+        self._sessions = registry
+        self._absurd = absurd
+        self._stopping = False
+        runtime.attach(UNARY, self.waiters)
+
+    # ---- Session
+
+    async def Session(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context
+    ) -> None:
+        """Reads in a task of its own; this coroutine writes, and its end is the stream's."""
+        requests_ = aiter(request_iterator)
+        try:
+            first = await asyncio.wait_for(anext(requests_), _HELLO_WITHIN)
+        except (TimeoutError, StopAsyncIteration):
+            await refuse(context, errors.invalid([Violation("hello", "is required in the first message")]))
+            return
+        violations = requests.hello(first.hello)
+        if first.hello.session_id == UNARY:
+            violations.append(Violation("hello.session_id", f"{UNARY!r} is taken"))
+        if violations:
+            await refuse(context, errors.invalid(violations))
+        writer = asyncio.current_task()
+        assert writer is not None
+
+        def hang_up() -> None:
+            writer.cancel()
+
+        session = sessions.Session(
+            first.hello.session_id,
+            requests.workload(first.hello.namespace, first.hello.service_account),
+            frozenset(first.hello.authenticated_pools),
+            hang_up,
+        )
+        session.outbox.tell(pb.SessionResponse(welcome=pb.Welcome(epoch=self.epoch)))
+        self._sessions.open(session)
+        reader = asyncio.create_task(self._read(session, first, requests_))
+        try:
+            while (message := await session.outbox.next()) is not None:
+                await context.write(message)
+        finally:
+            reader.cancel()
+            self._sessions.close(session)
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
+
+    async def _read(
+        self, session: sessions.Session, first: pb.SessionRequest, rest: AsyncIterator[pb.SessionRequest]
+    ) -> None:
+        try:
+            self._take(session, first)
+            async for message in rest:
+                self._take(session, message)
+        except (grpc.aio.AioRpcError, grpc.RpcError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("reading a session failed", extra={"session": session.session_id})
+            raise
+        finally:
+            session.outbox.close()
+
+    def _take(self, session: sessions.Session, message: pb.SessionRequest) -> None:
+        """Everything of one message, in the order in which it may depend on itself."""
+        for attachment in message.attachments:
+            attach, violations = requests.attach(attachment, session.session_id, session.workload, session.pools)
+            if violations:
+                self._reject(session, attachment.call.call_id, violations)
+            else:
+                self._runtime.submit(attach)
+        for call in message.acquires:
+            acquire, violations = requests.acquire(call, session.session_id, session.workload, session.pools)
+            if violations:
+                self._reject(session, call.call_id, violations)
+            else:
+                self._runtime.submit(acquire)
+        for observation in message.observations:
+            self._runtime.submit(requests.observe(observation))
+        for settlement in message.settlements:
+            self._runtime.submit(self._settlement(settlement))
+        for call_id in message.cancels:
+            self._runtime.submit(events.Cancel(call_id))
+
+    def _reject(self, session: sessions.Session, call_id: str, violations: Sequence[Violation]) -> None:
+        refusal = errors.invalid(violations)
+        call = call_id[: requests.MAX_ID]
+        session.outbox.reject(pb.Reject(call_id=call, reason=Reason.INVALID_REQUEST, message=refusal.message))
+
+    def _settlement(self, message: pb.Settlement) -> events.Settle:
+        event, absurd = requests.settle(message)
+        for field in absurd:
+            self._absurd(field)
+        return event
+
+    # ---- unary
+
+    async def Acquire(  # noqa: N802
+        self, request: pb.AcquireRequest, context: Context
+    ) -> pb.AcquireResponse:
+        """Waits until the broker answers; a client that goes away is cancelled."""
+        who = requests.workload(request.namespace, request.service_account)
+        event, violations = requests.acquire(request.call, UNARY, who, frozenset())
+        named = requests.Checked()
+        named.text("namespace", request.namespace, requests.MAX_NAME)
+        named.text("service_account", request.service_account, requests.MAX_NAME)
+        if violations or named.violations:
+            await refuse(context, errors.invalid([*violations, *named.violations]))
+        if self._stopping:
+            await refuse(context, _stopping())
+        if len(self.waiters) >= _MAX_WAITING:
+            message = f"{_MAX_WAITING} unary calls wait already"
+            await refuse(context, Refusal(Reason.BROKER_OVERLOADED, message, 1.0))
+        try:
+            answer = await self._wait(event)
+        except Dismissed as dismissed:
+            await refuse(context, dismissed.refusal)
+            raise
+        match answer:
+            case Granted():
+                return pb.AcquireResponse(grant=answers.grant(answer))
+            case FellBack():
+                return pb.AcquireResponse(fallback=answers.fallback(answer))
+            case Rejected():
+                await refuse(context, answers.refusal(answer))
+            case Requeued():
+                pass
+        raise AssertionError("refuse and deliver let nothing else through")
+
+    async def _wait(self, event: events.Acquire) -> Answer:
+        call_id = event.call_id
+        future = self.waiters.add(call_id)
+        self._runtime.submit(event)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            granted = future.done() and not future.cancelled() and isinstance(future.result(), Granted)
+            if granted:
+                self._runtime.submit(events.Settle(call_id, ErrorClass.CANCELLED, dispatched=False))
+            raise
+        finally:
+            if self.waiters.remove(call_id, future) and (future.cancelled() or not future.done()):
+                self._runtime.submit(events.Cancel(call_id))
+
+    async def Settle(  # noqa: N802
+        self, request: pb.SettleRequest, context: Context
+    ) -> pb.SettleResponse:
+        """Folds in the observation, then settles; says whether the call was outstanding."""
+        call_id = request.settlement.call_id
+        if not call_id or len(call_id) > requests.MAX_ID:
+            description = f"must have 1 to {requests.MAX_ID} characters"
+            await refuse(context, errors.invalid([Violation("settlement.call_id", description)]))
+        if self._stopping:
+            await refuse(context, _stopping())
+        if request.HasField("observation"):
+            observation = requests.observe(request.observation)
+            if observation.call_id in ("", call_id):
+                self._runtime.submit(type(observation)(call_id, observation.readings))
+        done: asyncio.Future[Sequence[Effect]] = asyncio.get_running_loop().create_future()
+
+        def then(effects: Sequence[Effect]) -> None:
+            if not done.done():
+                done.set_result(effects)
+
+        self._runtime.submit(self._settlement(request.settlement), then)
+        response = pb.SettleResponse()
+        for effect in await done:
+            if isinstance(effect, Settled) and effect.call_id == call_id:
+                response.settled = True
+            elif isinstance(effect, Requeued) and effect.call_id == call_id:
+                response.settled = True
+                response.retry.CopyFrom(answers.retry(effect))
+        return response
+
+    def stop(self) -> None:
+        """Turn unary waiters away; they may ask again elsewhere."""
+        self._stopping = True
+        self.waiters.dismiss(_stopping())
+
+
+def _stopping() -> Refusal:
+    return Refusal(Reason.SHUTTING_DOWN, "the broker is stopping; ask again", _RETRY_AFTER_STOP)
