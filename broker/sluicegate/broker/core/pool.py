@@ -72,6 +72,7 @@ class Pool:
         self._ceilings: dict[str, TenantCeilings] = {}
         self._ceilings_said: dict[str, tuple[Ceiling, ...]] = {}
         self._blocked_until = inf
+        self._claim: Lack | None = None  # what the head of the order waits for, where backfill may help
         self._configured(now)
         self.queue = PoolQueue(config.tiers, len(self.meters), now)
 
@@ -92,11 +93,13 @@ class Pool:
         self.meters = tuple(meter.key for meter in ranking)
         self._resources = tuple(key.resource for key in self.meters)
         self._nominal = tuple(max(meter.limit / meter.key.window, 1e-9) for meter in ranking)
+        self._capacity = tuple(meter.capacity for meter in ranking)
         self._limits_at = now
         self._refresh_rates(now)
 
     def _refresh_rates(self, now: float) -> None:
         effective = self.budget.rates(now)
+        self._continuous = effective.keys()
         self.rates = tuple(effective.get(key, nominal) for key, nominal in zip(self.meters, self._nominal, strict=True))
         self._rates_at = now
 
@@ -162,7 +165,7 @@ class Pool:
         (tier.arrivals_batch if call.batch else tier.arrivals_interactive).add(call.vector, now)
         flow = self._flow(call)
         self.queue.enter(call, flow, now)
-        self._pump(now, out)
+        self._pump(now, out, unchanged=True)
         if call.state is not State.WAITING:
             return
         if len(flow) > call.max_depth:
@@ -333,19 +336,19 @@ class Pool:
                 self._refresh_rates(now)
 
     def _learn_limits(self, now: float) -> None:
-        limits = {meter.key: meter.limit for meter in self.budget.status(now)}
-        self._nominal = tuple(max(limits.get(key, 0.0) / key.window, 1e-9) for key in self.meters)
+        status = {meter.key: meter for meter in self.budget.status(now)}
+        self._nominal = tuple(max(status[key].limit / key.window, 1e-9) for key in self.meters)
+        self._capacity = tuple(status[key].capacity for key in self.meters)
         self._limits_at = now
         self._refresh_rates(now)
 
-    def _pump(self, now: float, out: list[Effect]) -> None:
+    def _pump(self, now: float, out: list[Effect], *, unchanged: bool = False) -> None:
+        """Grant what can go. `unchanged`: the budget is as it was at the last pump, but for time."""
         self._advance(now)
         queue = self.queue
         for call in queue.expired(now):
             self._due_call(call, now)
-        for tier in queue.tiers:
-            if tier.guaranteed:
-                tier.accrue(now, self.rates)
+        before, until = (self.blocked, self._blocked_until) if unchanged else (None, 0.0)
         self._blocked_until = inf
         self.blocked = None
         gated: set[int] = set()
@@ -355,6 +358,11 @@ class Pool:
                 self.binding = None
                 return
             call, due = found
+            if call is before and now < until:
+                self.blocked, self._blocked_until = before, until
+                if self._claim is not None:
+                    self._backfill(call, self._claim, now, out)
+                return
             lack = self.budget.lack(call.charge, now, self._gate(call, due=due))
             if lack is None:
                 self._grant(call, Reason.GUARANTEE if due else None, now, out)
@@ -368,7 +376,12 @@ class Pool:
                 self.blocked = call
                 self.binding = call.binding = lack.meter
                 self._blocked_until = max(lack.ready_at, now + _SHORTEST_SLEEP) if lack.ready_at < inf else now + _POLL
-                self._backfill(call, lack, now, out)
+                # A continuous meter that every call draws on leaves nothing that cannot delay the claim.
+                binding = lack.meter
+                drained = binding in self._continuous and binding.resource in (Resource.REQUESTS, Resource.TOKENS)
+                self._claim = None if drained else lack
+                if self._claim is not None:
+                    self._backfill(call, lack, now, out)
                 return
 
     def _gate(self, call: Call, *, due: bool) -> float:
@@ -383,9 +396,7 @@ class Pool:
     def _backfill(self, head: Call, lack: Lack, now: float, out: list[Effect]) -> None:
         """Grant followers that cannot delay the head: proven by reserving first and asking again."""
         resource = lack.meter.resource
-        continuous = lack.meter in self.meters and lack.meter in self.budget.rates(now)
-        if continuous and resource in (Resource.REQUESTS, Resource.TOKENS):
-            return
+        continuous = lack.meter in self._continuous
         for call in self.queue.followers(head, _CANDIDATES):
             if continuous and call.charge.of(resource) > 0.0:
                 continue
@@ -487,11 +498,10 @@ class Pool:
         """Seconds until `call`, which waits here, will be granted; inf: never, as things are."""
         available = self.budget.available(now)
         held = self.held_back[call.tier]
-        if held:
-            capacity = {meter.key: meter.capacity for meter in self.budget.status(now)}
-            drawable = [max(0.0, available.get(key, 0.0) - held * capacity[key]) for key in self.meters]
-        else:
-            drawable = [available.get(key, 0.0) for key in self.meters]
+        drawable = [
+            max(0.0, available.get(key, 0.0) - held * capacity)
+            for key, capacity in zip(self.meters, self._capacity, strict=True)
+        ]
         lack = self.budget.lack(call.charge, now, held)
         ready = now if lack is None else lack.ready_at
         return predict(self.queue, call, now, self.rates, drawable, ready)

@@ -7,8 +7,8 @@ Theory of operation. On each continuous meter the wait is work ahead divided by 
   call all interactive work of the pool too).
 - Ahead in the tier: the tenant's own work of equal or more urgent class, and of the others' at most what their
   weights let them have meanwhile, plus what the tenant's tag is behind theirs.
-- The rate is the effective one, less the rate at which work of higher priority arrives and less the guarantees of
-  backlogged tiers below.
+- The rate is the effective one, less the guarantees of backlogged tiers below, and less the rate at which work of higher
+  priority arrives; that is believed for no longer than it was measured over.
 
 The floor of the rate is the tier's guarantee, which works off the tier's own work alone; the ceiling of the rate is
 the tier's ceiling. A fixed window that is used up, a parked tenant and a retry that is not eligible yet are waited
@@ -22,6 +22,9 @@ from math import inf
 
 from sluicegate.broker.core.flow import BATCH, Call
 from sluicegate.broker.core.queue import PoolQueue
+from sluicegate.broker.core.tiers import ARRIVAL_SECONDS
+
+_LEAST_SHARE = 0.01  # of the rate, where the guarantees below take all of it
 
 
 def predict(
@@ -44,6 +47,9 @@ def predict(
     below = sum(other.guaranteed for other in queue.tiers[call.tier + 1 :] if other.weight_everyone)
     higher = queue.tiers[: call.tier]
     wait = max(0.0, ready_at - now, call.eligible_at - now, flow.parked_until - now)
+    ahead_of_it = [other.arrivals_interactive.rate(now) for other in (queue.tiers if batch else higher)]
+    if batch:
+        ahead_of_it += [other.arrivals_batch.rate(now) for other in higher]
     for index, amount in enumerate(call.vector):
         rate = rates[index]
         if amount <= 0.0:
@@ -58,19 +64,23 @@ def predict(
         others = min(max(0.0, queued - mine), own * others_ratio + debt * rate * max(weights, 0))
         in_tier = own + others
         above = sum(other.work_interactive[index] for other in higher)
-        arriving = sum(other.arrivals_interactive.rate(now)[index] for other in higher)
+        arriving = sum([arrivals[index] for arrivals in ahead_of_it])
         if batch:
             above += sum(other.work_batch[index] for other in higher)
-            arriving += sum(other.arrivals_batch.rate(now)[index] for other in higher)
-            for other in queue.tiers[call.tier :]:
-                arriving += other.arrivals_interactive.rate(now)[index]
             for other in queue.tiers[call.tier + 1 :]:
                 above += other.work_interactive[index]
-        share = max(1.0 - below, tier.guaranteed)
+        share = max(1.0 - below, tier.guaranteed, _LEAST_SHARE)
         work = above + in_tier - available[index]
-        free = rate * share - arriving
-        in_order = (work / free if free > 0.0 else inf) if work > 0.0 else 0.0
+        in_order = _worked_off(work, rate * share, arriving) if work > 0.0 else 0.0
         guaranteed = in_tier / (rate * tier.guaranteed) if tier.guaranteed else inf
         slowest = in_tier / (rate * tier.ceiling) - 1.0 if tier.ceiling < 1.0 else 0.0
         wait = max(wait, min(in_order, guaranteed), slowest)
     return wait
+
+
+def _worked_off(work: float, rate: float, arriving: float) -> float:
+    """Seconds to work off `work` at `rate` (> 0), with more of higher priority arriving for a while."""
+    free = rate - arriving
+    if free > 0.0 and work / free <= ARRIVAL_SECONDS:
+        return work / free
+    return (work + arriving * ARRIVAL_SECONDS) / rate

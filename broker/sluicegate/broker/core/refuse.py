@@ -37,7 +37,7 @@ def explain(item: Unserved, pool: str, max_queue_depth: int, max_wait: float) ->
     if item.message:
         return item.message
     call, lack = item.call, item.lack
-    wait = "it cannot say when" if item.wait == inf else f"about {item.wait:.1f} s"
+    wait = "unknown length" if item.wait == inf else f"about {item.wait:.1f} s"
     limit = "" if lack is None else f"; {lack.meter} binds, {lack.fits_now:g} of it would fit now"
     match item.reason:
         case Reason.PREDICTED_WAIT:

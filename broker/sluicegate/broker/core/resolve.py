@@ -127,7 +127,7 @@ class Resolver:
         return list({pool.name: pool for pool in matching}.values())
 
     def model_in(self, pool: PoolConfig, model: str, source: PoolConfig | None) -> str | None:
-        """What to call `model` in `pool`: by `source`'s failover map, by its own name, else the pool's first; None: no way."""
+        """What to call `model` in `pool`: by `source`'s failover, by its name, else the pool's first; None: no way."""
         for failover in source.failover if source is not None else ():
             if failover.pool == pool.name and model in failover.models:
                 return failover.models[model]
@@ -156,9 +156,11 @@ class Resolver:
         target = self.snapshot.tenants.get(claim)
         if target is not None and claim in own.on_behalf_of and own.name in target.allow_actors:
             return target
+        known = self.snapshot.tenants
+        may = [own.name, *(name for name in own.on_behalf_of if name in known and own.name in known[name].allow_actors)]
         message = (
-            f"x-sluicegate-tenant: the workload of {own.name} may not speak for {claim!r}; it needs onBehalfOf in its own "
-            f"policy and allowActors in the other's; it may name: {_shown({own.name, *own.on_behalf_of})}"
+            f"x-sluicegate-tenant: the workload of {own.name} may not speak for {claim!r}; it needs onBehalfOf in "
+            f"its own policy and allowActors in the other's; it may name: {_shown(may)}"
         )
         return Refusal(Reason.TENANT_NOT_ALLOWED, message)
 

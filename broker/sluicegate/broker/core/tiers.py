@@ -35,7 +35,7 @@ from sluicegate.broker.core.flow import BATCH, Call, Flow, Vector
 
 _CREDIT_SECONDS = 1.0
 _CEILING_SECONDS = 1.0
-_ARRIVAL_SECONDS = 10.0  # time constant of the arrival rate
+ARRIVAL_SECONDS = 10.0  # time constant of the arrival rate
 _EPSILON = 1e-9
 
 
@@ -51,7 +51,7 @@ class Arrivals:
     def add(self, vector: Vector, now: float) -> None:
         self._decay(now)
         for index, amount in enumerate(vector):
-            self._rate[index] += amount / _ARRIVAL_SECONDS
+            self._rate[index] += amount / ARRIVAL_SECONDS
 
     def rate(self, now: float) -> list[float]:
         self._decay(now)
@@ -59,7 +59,7 @@ class Arrivals:
 
     def _decay(self, now: float) -> None:
         if now > self._at:
-            factor = exp((self._at - now) / _ARRIVAL_SECONDS)
+            factor = exp((self._at - now) / ARRIVAL_SECONDS)
             self._rate = [rate * factor for rate in self._rate]
             self._at = now
 
@@ -92,6 +92,7 @@ class Tier:
         self._idle_since = now
         self._credit = [0.0] * meters
         self._credit_at = now
+        self._unaccrued = 0.0  # backlogged seconds before `_credit_at` that gave no credit yet
         self._level = [inf] * meters
         self._level_at = now
 
@@ -191,6 +192,7 @@ class Tier:
             self.weight_everyone -= flow.weight
             if not self.weight_everyone:
                 self._idle_since = now
+                self._unaccrued += max(0.0, now - self._credit_at)
                 self.short = False
         if interactive and flow.keys[1] is not None:
             self.interactive.discard(flow)
@@ -249,12 +251,11 @@ class Tier:
     # ---- guarantee
 
     def accrue(self, now: float, rates: Sequence[float]) -> None:
-        """Credit for the time since the last call, if the tier was backlogged."""
-        elapsed = now - self._credit_at
-        if elapsed <= 0.0:
-            return
-        self._credit_at = now
-        if self.guaranteed and self.weight_everyone:
+        """Credit for the backlogged time since the last call; the tier is backlogged."""
+        elapsed = self._unaccrued + max(0.0, now - self._credit_at)
+        if elapsed:
+            self._unaccrued = 0.0
+            self._credit_at = now
             for index, rate in enumerate(rates):
                 self._credit[index] += self.guaranteed * rate * elapsed
 
@@ -306,7 +307,7 @@ class Tier:
         self.interactive.virtual = old.interactive.virtual
         self._idle_since = now if old.weight_everyone else old._idle_since
         if old._meters == self._meters:
-            self._credit, self._credit_at = old._credit, old._credit_at
+            self._credit, self._credit_at, self._unaccrued = old._credit, old._credit_at, old._unaccrued
             self._level, self._level_at = old._level, old._level_at
             self.arrivals_interactive, self.arrivals_batch = old.arrivals_interactive, old.arrivals_batch
         for known in old.flows():
