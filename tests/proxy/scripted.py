@@ -136,6 +136,13 @@ class ScriptedBroker(budget_service_pb2_grpc.BudgetServiceServicer):
         return [s for s in self.settlements if not s.retriable]
 
 
+async def eventually(what: Callable[[], bool]) -> None:
+    """Waits until `what()` holds, at most ten seconds."""
+    async with asyncio.timeout(10):
+        while not what():  # noqa: ASYNC110 - what is waited for belongs to the code under test
+            await asyncio.sleep(0.01)
+
+
 Script = Callable[["Exchange"], Awaitable[None]]
 
 

@@ -200,27 +200,32 @@ def test_settings_report_all_problems_together():
     with pytest.raises(SettingsError) as caught:
         read_settings(
             {
-                "SLUICEGATE_PORT": "70000",
-                "SLUICEGATE_GRACE": "soon",
-                "SLUICEGATE_MAX_BODY": "0",
-                "SLUICEGATE_BROKER_CA": "/nowhere",
-                "SLUICEGATE_DEFAULT_LATENCY": "fast",
+                "SLUICEGATE_SIDECAR_PORT": "70000",
+                "SLUICEGATE_SIDECAR_GRACE": "soon",
+                "SLUICEGATE_SIDECAR_MAX_BODY": "0",
+                "SLUICEGATE_SIDECAR_BROKER_CA": "/nowhere",
+                "SLUICEGATE_SIDECAR_DEFAULT_LATENCY": "fast",
             }
         )
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        "SLUICEGATE_PORT",
-        "SLUICEGATE_BROKER_CA",
-        "SLUICEGATE_MAX_BODY",
-        "SLUICEGATE_GRACE",
-        "SLUICEGATE_DEFAULT_LATENCY",
+        "SLUICEGATE_SIDECAR_PORT",
+        "SLUICEGATE_SIDECAR_BROKER_CA",
+        "SLUICEGATE_SIDECAR_MAX_BODY",
+        "SLUICEGATE_SIDECAR_GRACE",
+        "SLUICEGATE_SIDECAR_DEFAULT_LATENCY",
     ]
     assert "'70000' is not allowed; allowed: a port" in lines[0]
 
 
 def test_settings_from_the_environment():
     settings = read_settings(
-        {"SLUICEGATE_PORT": "0", "SLUICEGATE_GRACE": "1m30s", "SLUICEGATE_DEFAULT_LATENCY": "batch", "OTHER": "x"}
+        {
+            "SLUICEGATE_SIDECAR_PORT": "0",
+            "SLUICEGATE_SIDECAR_GRACE": "1m30s",
+            "SLUICEGATE_SIDECAR_DEFAULT_LATENCY": "batch",
+            "OTHER": "x",
+        }
     )
     assert (settings.port, settings.grace, settings.defaults.latency) == (0, 90.0, Latency.BATCH)
     assert settings.max_body == 32 * 1024 * 1024

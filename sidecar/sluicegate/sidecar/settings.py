@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sidecar process is told, once, by its environment (`SLUICEGATE_*`). All problems are reported together."""
+"""What a sidecar process is told, once, by its environment (`SLUICEGATE_SIDECAR_*`). All problems are reported together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sluicegate.sidecar.core.criticality import InvalidValueError, read_critical
 from sluicegate.sidecar.core.values import Criticality
 from sluicegate.wire.durations import parse as parse_duration
 
-PREFIX = "SLUICEGATE_"
+PREFIX = "SLUICEGATE_SIDECAR_"
 MIB = 1024 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
