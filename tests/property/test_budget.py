@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,7 +137,7 @@ def pool(provider: Provider, learn: LearnLimits) -> PoolConfig:
     st.sampled_from(list(LearnLimits)),
     st.lists(steps, max_size=40),
 )
-def test_nothing_that_a_provider_says_breaks_the_account(provider: Provider, learn: LearnLimits, script: list):
+def test_nothing_that_a_provider_says_breaks_the_account(provider: Provider, learn: LearnLimits, script: list[Any]):
     """Hostile figures, in any order: finite, never below zero, no grant without room, each call settles once."""
     budget = Budget(pool(provider, learn), 0.0)
     now, made = 0.0, 0

@@ -19,7 +19,7 @@ from sluicegate.broker.core.config import LimitConfig, PoolConfig
 from sluicegate.broker.core.meter import Bucket, Meter, Terms
 from sluicegate.broker.core.ratio import OutputShare
 from sluicegate.broker.core.span import ChargeSpans
-from sluicegate.broker.core.units import MINUTE, Charge, Estimate, MeterKey, MeterReading, QuotaRejection, Usage
+from sluicegate.broker.core.units import DAY, MINUTE, Charge, Estimate, MeterKey, MeterReading, QuotaRejection, Usage
 from sluicegate.broker.core.window import FixedWindow
 from sluicegate.wire.words import Algorithm, LearnLimits, Provider, Resource
 
@@ -209,6 +209,7 @@ class Budget:
             told = None
         elif told is not None and told > meter.key.window:
             self.anomalies["retry_after_out_of_range"] += 1
+        meter.refused = True
         meter.reject(amount, told, call.granted_at, now)
         lack = self.lack(call.charge, now)
         return now if lack is None else lack.ready_at
@@ -232,6 +233,7 @@ class Budget:
             exact = [meter for meter in named if math.isclose(meter.key.window, rejection.window, rel_tol=0.1)]
             named = exact or named
         candidates = named or list(self._meters.values())
+        candidates = [meter for meter in candidates if charge.of(meter.key.resource) > 0] or candidates
         return max(candidates, key=lambda m: m.emptiness(charge.of(m.key.resource), now), default=None)
 
     # ---- which meter a reading speaks of
@@ -284,7 +286,10 @@ class Budget:
 
     def _learned_meter(self, reading: MeterReading, window: float, now: float) -> Meter | None:
         limit = sane(reading.limit)
-        if self._config.learn_limits is not LearnLimits.FOLLOW or not limit or len(self._meters) >= _MOST_METERS:
+        if self._config.learn_limits is not LearnLimits.FOLLOW or limit is None or len(self._meters) >= _MOST_METERS:
+            return None
+        if limit < 1 or not 1 <= window <= DAY:
+            self.anomalies["undeclared_meter_invalid"] += 1
             return None
         declared = LimitConfig(reading.resource, limit, window)
         meter = self._build(declared, None, now)

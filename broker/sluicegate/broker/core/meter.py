@@ -76,6 +76,7 @@ class Meter(ABC):
         self.key = terms.key
         self.limit = terms.limit
         self.observed = False
+        self.refused = False  # a quota 429 named it
         self.history = History()
         self.foreign = ForeignUse()
         self.quantum = 1.0 if terms.key.resource is Resource.REQUESTS else 0.0
@@ -131,7 +132,7 @@ class Meter(ABC):
 
     @property
     def _untouched(self) -> bool:
-        return not self.observed and self.history.total <= 0
+        return not self.observed and not self.refused and self.history.total <= 0
 
     def lack(self, charge: float, now: float, held_back: float, doubtful: float = 0.0) -> Shortfall | None:
         """None when `charge` fits while `held_back` (0..1) of the capacity stays untouched, and `doubtful` is left."""
