@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sidecar process is told, once, by its environment (`SLUICEGATE_SIDECAR_*`). All problems are reported together."""
+"""What a sidecar process is told, once, by its environment (`SLUICEGATE_SIDECAR_*`); all problems together."""
 
 from __future__ import annotations
 
