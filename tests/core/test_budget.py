@@ -335,6 +335,14 @@ def test_a_429_says_when_this_call_fits_and_still_costs_a_request():
     assert budget.lack(call(10_000), fits_at) is None or budget.lack(call(10_000), fits_at + 30) is None
 
 
+def test_a_429s_own_figures_lack_its_charge_and_do_not_bring_it_back_twice():
+    budget = observed(openai(), 5000)
+    budget.reserve("a", call(3000), 0.0)
+    budget.observe("a", [tokens(20_000, 20_000)], 0.5)
+    budget.reject("a", QuotaRejection(Resource.REQUESTS, None, 1.0), 0.5)
+    assert budget.available(0.5)[TOKENS] == 20_000
+
+
 def test_a_429_never_raises_the_account():
     budget = observed(openai(), 1000)
     budget.reserve("a", call(500), 0.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from sluicegate.broker.core.bucket import Bucket
 from sluicegate.broker.core.foreign import ForeignUse, Sample
-from sluicegate.broker.core.meter import Bucket
 from sluicegate.broker.core.ratio import OutputShare
 from sluicegate.broker.core.span import ChargeSpans
 from sluicegate.broker.core.units import Charge, MeterReading

@@ -8,8 +8,9 @@ from collections import Counter
 
 import pytest
 
+from sluicegate.broker.core.bucket import Bucket
 from sluicegate.broker.core.history import History, Log
-from sluicegate.broker.core.meter import Bucket, Terms
+from sluicegate.broker.core.meter import Terms
 from sluicegate.broker.core.units import MeterKey, MeterReading
 from sluicegate.broker.core.window import FixedWindow
 from sluicegate.wire.words import LearnLimits, Resource
@@ -132,7 +133,7 @@ def test_a_limit_change_keeps_the_size_as_a_duration():
 def test_what_was_sent_but_never_charged_leaves_no_trace():
     meter = bucket(on_completion=True)
     meter.grant(50, 0.0)
-    meter.take_back(50, True, 0.0)
+    meter.take_back(50, True, 0.0, 0.0)
     assert meter.available(0.0) == 100
     assert meter.history.total == 0
     assert meter.reserved == 0

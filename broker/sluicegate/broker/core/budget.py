@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sluicegate.broker.core import charge as rules
+from sluicegate.broker.core.bucket import Bucket
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.config import LimitConfig, PoolConfig
-from sluicegate.broker.core.meter import Bucket, Meter, Terms
+from sluicegate.broker.core.meter import Meter, Terms
 from sluicegate.broker.core.ratio import OutputShare
 from sluicegate.broker.core.span import ChargeSpans
 from sluicegate.broker.core.units import DAY, MINUTE, Charge, Estimate, MeterKey, MeterReading, QuotaRejection, Usage
@@ -220,7 +221,7 @@ class Budget:
             if keep_requests and key.resource is Resource.REQUESTS:
                 meter.settle(amount, amount, call.answered, now)
             else:
-                meter.take_back(amount, call.answered, now)
+                meter.take_back(amount, call.answered, call.granted_at, now)
         self._spans.revoke(call.charge, now)
 
     def _rejecting_meter(self, rejection: QuotaRejection, charge: Charge, now: float) -> Meter | None:

@@ -12,9 +12,9 @@ and the balance moves only when it lies outside, to the nearer bound. Both ends 
 which widens the interval: the bounds stay safe under delay and disorder, without any other clock.
 
 A meter charged on completion (Anthropic's output) contains a call only once it has settled. A balance may be below zero
-inside (a charge corrected upwards, a quota 429 that says so); what callers see is never negative. `Bucket` refills
-continuously; `FixedWindow` (window.py) at the end of each window. Times are seconds, amounts the resource's unit; every
-operation is O(log n) in the calls of the last minutes.
+inside (a charge corrected upwards, a quota 429 that says so); what callers see is never negative. `Bucket` (bucket.py)
+refills continuously; `FixedWindow` (window.py) at the end of each window. Times are seconds, amounts the resource's
+unit; every operation is O(log n) in the calls of the last minutes.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Meter(ABC):
         self._balance = 0.0
         self._limit_from = -float("inf")
         self._overfull = False
+        self._lifted_by: float | None = None
         self._last: tuple[float, Interval] | None = None
 
     def __repr__(self) -> str:
@@ -188,15 +189,16 @@ class Meter(ABC):
             self._sent.add(final - charge, now)
         self._take(final - charge)
 
-    def take_back(self, charge: float, answered: bool, now: float) -> None:
-        """The provider never charged it."""
+    def take_back(self, charge: float, answered: bool, dispatched: float, now: float) -> None:
+        """The provider never charged the call granted at `dispatched`."""
         self.advance(now)
         self._release(charge)
         if not answered or self.terms.on_completion:
             self.history.revoke(charge)
         if not self.terms.on_completion:
             self._sent.add(-charge, now)
-        self._take(-charge)
+        if not (answered and self._lifted_by == dispatched):
+            self._take(-charge)  # else its figure, taken without its charge, has already set the account
 
     def _release(self, charge: float) -> None:
         self._holders -= 1
@@ -253,6 +255,7 @@ class Meter(ABC):
             self._balance = upper
         elif lower is not None and self._balance < lower:
             self._balance = lower
+            self._lifted_by = dispatched
 
     def _interval(self, reading: MeterReading) -> Interval | None:
         low, high = sane(reading.remaining_low), sane(reading.remaining_high)
@@ -310,108 +313,3 @@ class Meter(ABC):
         """How far below `charge` this meter is, as a share of its size: the larger, the likelier it refused."""
         self.advance(now)
         return (charge - self._balance) / max(self.capacity, 1e-9)
-
-
-class Bucket(Meter):
-    """A limit that refills continuously.
-
-    A quota 429 while there was plenty means enforcement over shorter slices than headers admit: the size that we let
-    pile up then shrinks by rungs (10 s of the rate, 1 s, one call) and grows back a rung after five quiet minutes.
-    """
-
-    algorithm = Algorithm.BUCKET
-    _RUNGS = (10.0, 1.0, 0.0)
-    _QUIET = 300.0
-
-    def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:
-        super().__init__(terms, now, anomalies)
-        self._burst = terms.default_burst if terms.burst is None else terms.burst
-        self._capacity = self._floor(self.limit * self._burst / self.key.window)
-        self._rung = 0
-        self._rung_at = now
-        self._balance = min(self._capacity, self._floor(self.rate))
-
-    def _floor(self, amount: float) -> float:
-        return max(1.0, amount) if self.key.resource is Resource.REQUESTS else amount
-
-    @property
-    def capacity(self) -> float:
-        return self._capacity
-
-    @property
-    def size(self) -> float:
-        if self._rung == 0:
-            return self._capacity
-        return min(self._capacity, max(self.quantum, self.rate * self._RUNGS[self._rung - 1]))
-
-    @property
-    def _liftable(self) -> bool:
-        return self._rung == 0 and not self._overfull
-
-    def refill(self, now: float) -> float:
-        paced = 0.98 if self._rung == len(self._RUNGS) else 1.0  # n calls per slice need n + 1 spaces
-        return max(0.05 * self.rate, paced * self.rate - self.foreign.drain(now))
-
-    def advance(self, now: float) -> None:
-        if now <= self._at:
-            return
-        if self._rung and now - self._rung_at > self._QUIET:
-            self._rung -= 1
-            self._rung_at = now
-        self._balance = min(self.size, self._balance + self.refill(now) * (now - self._at))
-        self._at = now
-
-    def _ready_at(self, need: float, now: float) -> float:
-        return now + (need - self._balance) / self.refill(now)
-
-    def _upper(self, interval: Interval, dispatched: float, now: float) -> float:
-        return min(self.size, interval.high + self.rate * max(0.0, now - dispatched))
-
-    def _compare(self, sample: Sample) -> None:
-        self.foreign.observe(sample, self.rate, self._capacity, self.quantum)
-
-    def _resize(self, limit: float) -> None:
-        self._capacity = self._floor(self._capacity * limit / self.limit)
-        super()._resize(limit)
-
-    def _shape(self, interval: Interval, reset: float | None, dispatched: float, now: float) -> None:
-        if self.terms.learn is LearnLimits.OFF or self._overfull:
-            return
-        least, most = interval.low, interval.high
-        if reset is not None and reset > 0:
-            least += max(0.0, reset - self.terms.blur) * self.rate
-            most += (reset + self.terms.blur) * self.rate
-        elif interval.low <= self._capacity:
-            return
-        if least <= self._capacity <= most:
-            return
-        if least > 1.05 * self.limit:
-            self.anomalies["reset_out_of_range"] += 1
-            return
-        if least <= self.limit <= most:
-            learned = self.limit
-        else:
-            learned = least if most < self._capacity or reset is None else (least + most) / 2
-        if most < self._capacity and most < 0.5 * self.rate:
-            self.anomalies["capacity_out_of_range"] += 1
-            return
-        self._capacity = self._floor(min(self.limit, learned))
-
-    def reject(self, charge: float, retry_after: float | None, dispatched: float, now: float) -> None:
-        self.advance(now)
-        if self._plenty(charge, dispatched) and self._rung < len(self._RUNGS) and dispatched >= self._rung_at:
-            self._rung += 1
-            self._rung_at = now
-        wait = sane(retry_after, high=min(self.key.window, charge / self.rate + self.capacity / self.rate))
-        if not wait:
-            wait = 0.25 * charge / self.rate if retry_after is not None else charge / self.rate
-        self._balance = min(self._balance, charge - wait * self.rate, self.size)
-        self._balance = max(-self.capacity, self._balance)
-        self.foreign.rejected(max(charge, self.quantum), self.capacity, now)
-
-    def _plenty(self, charge: float, dispatched: float) -> bool:
-        if self.terms.on_completion or charge <= 0:
-            return False
-        if self._last is not None and self._last[0] == dispatched:
-            return self._last[1].low >= charge
-        return self._balance >= 3 * charge and self._balance >= 0.3 * self.capacity and self.foreign.rate <= 0

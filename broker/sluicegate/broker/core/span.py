@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sluicegate.broker.core.bucket import Bucket
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.history import Log
-from sluicegate.broker.core.meter import OVERTAKING, Bucket
+from sluicegate.broker.core.meter import OVERTAKING
 from sluicegate.broker.core.ratio import OutputShare
 from sluicegate.broker.core.units import Charge, MeterReading
 
@@ -20,6 +21,7 @@ _SHORTEST = 3.0
 _LONG_ENOUGH = 20.0
 _LONGEST = 60.0
 _MISMATCH = 0.05
+_KINDS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class ChargeSpans:
     def _add(self, charge: Charge, sign: float, now: float) -> None:
         self._given.add(sign * charge.input_tokens, now)
         self._output.add(sign * charge.output_tokens, now)
-        self._outputs[charge.kind] = max(0.0, self._outputs.get(charge.kind, 0.0) + sign * charge.output_tokens)
+        if charge.kind in self._outputs or len(self._outputs) < _KINDS:
+            self._outputs[charge.kind] = max(0.0, self._outputs.get(charge.kind, 0.0) + sign * charge.output_tokens)
 
     def restart(self) -> None:
         self._begin(None)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A limit that refills continuously, up to the size of its bucket.
+
+`remaining + reset x rate` tells that size, which is not the limit: headroom and burst are shares of it.
+
+A quota 429 while there was plenty means enforcement over shorter slices than headers admit: the size that we let pile
+up then shrinks by rungs (10 s of the rate, 1 s, one call), figures no longer lift the account, and it grows back a rung
+after five quiet minutes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sluicegate.broker.core.charge import sane
+from sluicegate.broker.core.foreign import Sample
+from sluicegate.broker.core.meter import Interval, Meter, Terms
+from sluicegate.wire.words import Algorithm, LearnLimits, Resource
+
+
+class Bucket(Meter):
+    """See the module's text."""
+
+    algorithm = Algorithm.BUCKET
+    _RUNGS = (10.0, 1.0, 0.0)
+    _QUIET = 300.0
+
+    def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:
+        super().__init__(terms, now, anomalies)
+        self._burst = terms.default_burst if terms.burst is None else terms.burst
+        self._capacity = self._floor(self.limit * self._burst / self.key.window)
+        self._rung = 0
+        self._rung_at = now
+        self._balance = min(self._capacity, self._floor(self.rate))
+
+    def _floor(self, amount: float) -> float:
+        return max(1.0, amount) if self.key.resource is Resource.REQUESTS else amount
+
+    @property
+    def capacity(self) -> float:
+        return self._capacity
+
+    @property
+    def size(self) -> float:
+        if self._rung == 0:
+            return self._capacity
+        return min(self._capacity, max(self.quantum, self.rate * self._RUNGS[self._rung - 1]))
+
+    @property
+    def _liftable(self) -> bool:
+        return self._rung == 0 and not self._overfull
+
+    def refill(self, now: float) -> float:
+        paced = 0.98 if self._rung == len(self._RUNGS) else 1.0  # n calls per slice need n + 1 spaces
+        return max(0.05 * self.rate, paced * self.rate - self.foreign.drain(now))
+
+    def advance(self, now: float) -> None:
+        if now <= self._at:
+            return
+        if self._rung and now - self._rung_at > self._QUIET:
+            self._rung -= 1
+            self._rung_at = now
+        self._balance = min(self.size, self._balance + self.refill(now) * (now - self._at))
+        self._at = now
+
+    def _ready_at(self, need: float, now: float) -> float:
+        return now + (need - self._balance) / self.refill(now)
+
+    def _upper(self, interval: Interval, dispatched: float, now: float) -> float:
+        return min(self.size, interval.high + self.rate * max(0.0, now - dispatched))
+
+    def _compare(self, sample: Sample) -> None:
+        self.foreign.observe(sample, self.rate, self._capacity, self.quantum)
+
+    def _resize(self, limit: float) -> None:
+        self._capacity = self._floor(self._capacity * limit / self.limit)
+        super()._resize(limit)
+
+    def _shape(self, interval: Interval, reset: float | None, dispatched: float, now: float) -> None:
+        if self.terms.learn is LearnLimits.OFF or self._overfull:
+            return
+        least, most = interval.low, interval.high
+        if reset is not None and reset > 0:
+            least += max(0.0, reset - self.terms.blur) * self.rate
+            most += (reset + self.terms.blur) * self.rate
+        elif interval.low <= self._capacity:
+            return
+        if least <= self._capacity <= most:
+            return
+        if least > 1.05 * self.limit:
+            self.anomalies["reset_out_of_range"] += 1
+            return
+        if least <= self.limit <= most:
+            learned = self.limit
+        else:
+            learned = least if most < self._capacity or reset is None else (least + most) / 2
+        if most < self._capacity and most < 0.5 * self.rate:
+            self.anomalies["capacity_out_of_range"] += 1
+            return
+        self._capacity = self._floor(min(self.limit, learned))
+
+    def reject(self, charge: float, retry_after: float | None, dispatched: float, now: float) -> None:
+        self.advance(now)
+        if self._plenty(charge, dispatched) and self._rung < len(self._RUNGS) and dispatched >= self._rung_at:
+            self._rung += 1
+            self._rung_at = now
+        wait = sane(retry_after, high=min(self.key.window, charge / self.rate + self.capacity / self.rate))
+        if not wait:
+            wait = 0.25 * charge / self.rate if retry_after is not None else charge / self.rate
+        self._balance = min(self._balance, charge - wait * self.rate, self.size)
+        self._balance = max(-self.capacity, self._balance)
+        self.foreign.rejected(max(charge, self.quantum), self.capacity, now)
+
+    def _plenty(self, charge: float, dispatched: float) -> bool:
+        if self.terms.on_completion or charge <= 0:
+            return False
+        if self._last is not None and self._last[0] == dispatched:
+            return self._last[1].low >= charge
+        return self._balance >= 3 * charge and self._balance >= 0.3 * self.capacity and self.foreign.rate <= 0
