@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from sluicegate.broker.core.audit import audit
 
+from sluicegate.broker.core.audit import audit
 from tests.scenarios.transcript import play
 
 TRANSCRIPTS = sorted(Path(__file__).parent.glob("*.txt"))

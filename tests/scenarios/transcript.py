@@ -187,7 +187,8 @@ class Transcript:
 
     @staticmethod
     def _access(fields: dict[str, str]) -> AccessRule:
-        labels = dict([tuple(fields["labels"].split(":"))]) if "labels" in fields else None
+        name, _, value = fields.get("labels", "").partition(":")
+        labels = {name: value} if name else None
         return AccessRule(
             namespaces=tuple(filter(None, fields.get("namespaces", "").split(","))),
             match_labels=labels,
@@ -301,11 +302,12 @@ class Transcript:
             chain=chain,
             orchestrator=True if "orchestrator" in fields else None,
         )
-        labels = tuple([tuple(fields["labels"].split(":"))]) if "labels" in fields else ()
+        label, _, value = fields.get("labels", "").partition(":")
+        labels = ((label, value),) if label else ()
         return Acquire(
             call_id=name,
             session=fields.get("session", "s1"),
-            workload=Workload(fields.get("namespace", "default"), fields.get("account", "default"), labels),  # type: ignore[arg-type]
+            workload=Workload(fields.get("namespace", "default"), fields.get("account", "default"), labels),
             provider=from_camel(Provider, fields["provider"]) if "provider" in fields else None,
             model=fields.get("model", "gpt"),
             estimate=Estimate(int(fields.get("tokens", 100)), 0, 0),

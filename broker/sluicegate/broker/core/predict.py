@@ -7,8 +7,8 @@ Theory of operation. On each continuous meter the wait is work ahead divided by 
   call all interactive work of the pool too).
 - Ahead in the tier: the tenant's own work of equal or more urgent class, and of the others' at most what their
   weights let them have meanwhile, plus what the tenant's tag is behind theirs.
-- The rate is the effective one, less the guarantees of backlogged tiers below, and less the rate at which work of higher
-  priority arrives; that is believed for no longer than it was measured over.
+- The rate is the effective one, less the guarantees of backlogged tiers below, and less the rate at which work of
+  higher priority arrives, which is believed for no longer than it was measured over.
 
 The floor of the rate is the tier's guarantee, which works off the tier's own work alone; the ceiling of the rate is
 the tier's ceiling. A fixed window that is used up, a parked tenant and a retry that is not eligible yet are waited

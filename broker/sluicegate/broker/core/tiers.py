@@ -40,12 +40,16 @@ _EPSILON = 1e-9
 
 
 class Arrivals:
-    """The rate at which work arrives, per second on each meter: an exponentially decaying average."""
+    """The rate at which work arrives, per second on each meter: a decaying average of a decaying average.
 
-    __slots__ = ("_at", "_rate")
+    One burst says nothing about the rate at the moment that it comes; twice smoothed, it counts for nothing then.
+    """
+
+    __slots__ = ("_at", "_rate", "_smooth")
 
     def __init__(self, meters: int, now: float) -> None:
         self._rate = [0.0] * meters
+        self._smooth = [0.0] * meters
         self._at = now
 
     def add(self, vector: Vector, now: float) -> None:
@@ -55,12 +59,15 @@ class Arrivals:
 
     def rate(self, now: float) -> list[float]:
         self._decay(now)
-        return self._rate
+        return self._smooth
 
     def _decay(self, now: float) -> None:
         if now > self._at:
             factor = exp((self._at - now) / ARRIVAL_SECONDS)
-            self._rate = [rate * factor for rate in self._rate]
+            share = (now - self._at) / ARRIVAL_SECONDS
+            for index, rate in enumerate(self._rate):
+                self._smooth[index] = (self._smooth[index] + rate * share) * factor
+                self._rate[index] = rate * factor
             self._at = now
 
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measured shares against deserved ones, with more load than the pool can take."""
+
+from __future__ import annotations
+
+import pytest
+
+from sluicegate.broker.core.audit import audit
+from sluicegate.broker.core.config import TierConfig
+from sluicegate.wire.words import Latency
+from tests.fairness.world import Offer, run
+
+ONE = [TierConfig("Standard")]
+
+
+def test_weights_1_2_4() -> None:
+    offers = [Offer(f"a/w{weight}", weight=weight, rate=15) for weight in (1, 2, 4)]
+    result = run(offers, ONE, seconds=120)
+    for weight in (1, 2, 4):
+        assert result.share(f"a/w{weight}") == pytest.approx(weight / 7, rel=0.03)
+    assert result.quota_rejections == 0
+    assert audit(result.decisions) == []
+
+
+def test_ten_tenants_of_mixed_sizes_get_the_same() -> None:
+    offers = [Offer(f"a/t{i}", rate=30 / (i + 1), tokens=(20 * (i + 1), 60 * (i + 1))) for i in range(10)]
+    result = run(offers, ONE, seconds=400)
+    for offer in offers:
+        assert result.share(offer.tenant) == pytest.approx(0.1, rel=0.06)
+
+
+def test_unwanted_share_goes_to_the_others() -> None:
+    offers = [Offer("a/modest", rate=1), Offer("a/greedy", rate=30), Offer("a/keen", rate=30)]
+    result = run(offers, ONE, seconds=120)
+    assert result.granted["a/modest"] == pytest.approx(120, abs=4)
+    assert result.share("a/greedy") == pytest.approx(result.share("a/keen"), rel=0.03)
+
+
+def test_batch_takes_what_interactive_calls_leave() -> None:
+    offers = [
+        Offer("a/chat", rate=5),
+        Offer("a/night", rate=20, latency=Latency.BATCH),
+        Offer("a/night2", rate=20, latency=Latency.BATCH),
+    ]
+    result = run(offers, ONE, seconds=120)
+    assert result.share("a/chat") == pytest.approx(0.52, abs=0.03)
+    assert result.share("a/night") == pytest.approx(result.share("a/night2"), rel=0.05)
+
+
+def test_guarantees_hold_though_a_higher_tier_takes_all() -> None:
+    tiers = [
+        TierConfig("Critical", reserved_headroom_percent=10),
+        TierConfig("Premium", guaranteed_percent=25),
+        TierConfig("Free", guaranteed_percent=5),
+    ]
+    offers = [Offer(f"a/{tier.name}", tier=tier.name, rate=30) for tier in tiers]
+    result = run(offers, tiers, seconds=200)
+    assert result.share("a/Premium") == pytest.approx(0.25, rel=0.05)
+    assert result.share("a/Free") == pytest.approx(0.05, rel=0.08)
+    assert audit(result.decisions) == []
+    assert sum(result.tokens.values()) >= 0.97 * 1000 * 180
+
+
+def test_strict_order_without_guarantees() -> None:
+    tiers = [TierConfig("Critical"), TierConfig("Free")]
+    result = run([Offer(f"a/{tier.name}", tier=tier.name, rate=30) for tier in tiers], tiers, seconds=60)
+    assert result.tokens["a/Free"] == 0
+
+
+def test_ceiling_bounds_a_tier_and_the_rest_borrows() -> None:
+    tiers = [TierConfig("Critical"), TierConfig("Free", ceiling_percent=50)]
+    offers = [Offer("a/Critical", tier="Critical", rate=1), Offer("a/Free", tier="Free", rate=30)]
+    result = run(offers, tiers, seconds=120)
+    assert result.tokens["a/Free"] / 100_000 == pytest.approx(0.5, rel=0.04)
+
+
+def test_predicted_waits_are_near_the_real_ones() -> None:
+    offers = [Offer("a/x", rate=6, max_wait=4.0), Offer("a/y", rate=6, max_wait=4.0)]
+    result = run(offers, ONE, seconds=120)
+    assert result.quota_rejections == 0
+    # A queue of four seconds is held: neither is it refused too early nor does anyone wait longer.
+    assert max(result.waits["Standard"]) <= 4.0 + 1e-6
+    late = result.waits["Standard"][len(result.waits["Standard"]) // 2 :]
+    assert sum(late) / len(late) > 2.0
