@@ -127,7 +127,7 @@ async def test_a_body_that_never_comes_whole_is_given_up():
 
 
 async def test_garbage_that_is_not_http_and_upgrades():
-    async with stand(complete) as s:
+    async with stand(complete, websocket="refuse") as s:
         assert b" 400 " in (await raw(s, b"\x16\x03\x01 hello\r\n\r\n"))
         upgrade = b"GET /openai/v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
         assert b" 501 " in (await raw(s, upgrade))

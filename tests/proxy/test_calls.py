@@ -11,12 +11,14 @@ import aiohttp
 import anthropic
 import openai
 import pytest
+from aiohttp import web
 from yarl import URL
 
+from sluicegate.sidecar.core.routes import Route
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
-from sluicegate.wire.words import ErrorClass, Outcome, Reason
+from sluicegate.wire.words import ErrorClass, Outcome, Provider, Reason
 from tests.proxy.scripted import Exchange, Stand, granted, rejected, stand
 
 COMPLETION = {
@@ -373,3 +375,38 @@ async def test_a_pool_by_name_and_a_pool_that_is_not_known():
         assert status == 404
         assert b"'nope' is not known; known: claude, gpt" in body
         assert (await post(s, CHAT, "/elsewhere"))[0] == 404
+
+
+async def test_websockets_pass_through_unmanaged():
+    async def echo(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.headers["authorization"] == "Bearer sk"
+        assert request.path_qs == "/v1/realtime?model=x"
+        socket = web.WebSocketResponse(protocols=("realtime",))
+        await socket.prepare(request)
+        async for message in socket:
+            await (
+                socket.send_str("<" + message.data)
+                if message.type is aiohttp.WSMsgType.TEXT
+                else socket.close(code=4000)
+            )
+        return socket
+
+    runner = web.ServerRunner(web.Server(echo), shutdown_timeout=0.5)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with stand(complete) as s:
+            endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            s.sidecar.broker.routes.pools["gpt"] = Route("gpt", Provider.OPENAI, endpoint, ("gpt-4o",))
+            async with aiohttp.ClientSession() as session:
+                url = s.url + "/openai/v1/realtime?model=x"
+                headers = {"authorization": "Bearer sk"}
+                async with session.ws_connect(url, headers=headers, protocols=("realtime",)) as socket:
+                    assert socket.protocol == "realtime"
+                    await socket.send_str("hello")
+                    assert await socket.receive_str() == "<hello"
+                    await socket.send_bytes(b"end")
+                    assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+                    assert socket.close_code == 4000
+    finally:
+        await runner.cleanup()

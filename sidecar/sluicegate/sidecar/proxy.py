@@ -43,6 +43,7 @@ from sluicegate.sidecar.relay import Body, ClientGoneError, Response, relay
 from sluicegate.sidecar.settings import Settings
 from sluicegate.sidecar.tokenizer import Tokenizer
 from sluicegate.sidecar.upstream import UpstreamError, check_endpoint
+from sluicegate.sidecar.websocket import pass_websocket, wants_websocket
 from sluicegate.wire.words import Outcome, Reason
 
 log = logging.getLogger(__name__)
@@ -160,8 +161,9 @@ class Proxy:
     # ---- everything else
 
     async def _pass_through(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
-        if "upgrade" in request.headers.get("connection", "").lower():
-            text = "upgrades (WebSocket) are not passed through"
+        upgrades = wants_websocket(request)
+        if upgrades and self._settings.websocket == "refuse":
+            text = "WebSocket upgrades are switched off on this sidecar"
             raise RefusedError(refuse(501, Reason.INVALID_REQUEST, text))
         await _expect_continue(request)
         route = self._s.broker.routes.pools.get(target.pool) if target.pool else None
@@ -183,6 +185,9 @@ class Proxy:
         _, mark, query = request.raw_path.partition("?")
         url = endpoint.rstrip("/") + target.rest + mark + query
         provider = table.provider.value
+        if upgrades:
+            self._s.metrics.calls.labels(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
+            return await pass_websocket(request, self._s.transport.session, url, headers)
         try:
             upstream = await self._s.transport.send(request.method, url, headers, body)
         except UpstreamError as problem_sending:

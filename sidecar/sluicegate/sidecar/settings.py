@@ -50,6 +50,8 @@ class Settings:
     max_buffers: int = 64 * MIB
     max_pending: int = 10_000
     cache_bytes: int = 8 * MIB
+    websocket: str = "pass"
+    """`pass`: WebSocket upgrades pass through unmanaged; `refuse`: they get 501."""
     connect_timeout: float = 10.0
     first_byte_timeout: float = 600.0
     idle_timeout: float = 300.0
@@ -89,6 +91,12 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _websocket(text: str) -> str:
+    if text not in ("pass", "refuse"):
+        raise ValueError("pass, refuse")
+    return text
+
+
 def _address(text: str) -> str:
     if not text or any(c.isspace() for c in text):
         raise ValueError("host:port of the broker")
@@ -114,6 +122,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "max_buffers": _size,
     "max_pending": _size,
     "cache_bytes": _size,
+    "websocket": _websocket,
     "connect_timeout": _seconds,
     "first_byte_timeout": _seconds,
     "idle_timeout": _seconds,

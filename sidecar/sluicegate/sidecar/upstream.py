@@ -60,6 +60,11 @@ class Transport(Protocol):
 
     async def close(self) -> None: ...
 
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """For WebSocket connections."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -170,6 +175,11 @@ class HttpTransport:
         except (aiohttp.ClientError, OSError) as problem:
             raise UpstreamError("network", f"no response: {_name(problem)}", dispatched=True) from None
         return _Response(response, self._timeouts.idle)
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """See Transport."""
+        return self._session
 
     async def close(self) -> None:
         """Closes all connections."""
