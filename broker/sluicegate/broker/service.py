@@ -34,6 +34,7 @@ UNARY = "unary"
 """The session that all unary calls share; no sidecar may take this session_id."""
 
 _HELLO_WITHIN = 10.0
+_ABORT_WITHIN = 1.0
 _MAX_WAITING = 20_000
 _RETRY_AFTER_STOP = 1.0
 
@@ -124,7 +125,11 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         writer = asyncio.current_task()
         assert writer is not None
 
+        hung_up = False
+
         def hang_up() -> None:
+            nonlocal hung_up
+            hung_up = True
             writer.cancel()
 
         session = sessions.Session(
@@ -139,6 +144,17 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         try:
             while (message := await session.outbox.next()) is not None:
                 await context.write(message)
+        except asyncio.CancelledError:
+            if not hung_up:
+                raise
+            writer.uncancel()
+            async with asyncio.timeout(_ABORT_WITHIN):
+                why = (
+                    "it read too slowly"
+                    if session.outbox.stuck
+                    else "another stream took its place, or the broker stops"
+                )
+                await context.abort(grpc.StatusCode.ABORTED, f"the session was dropped: {why}")
         finally:
             reader.cancel()
             self._sessions.close(session)
