@@ -98,7 +98,12 @@ async def test_a_repeated_call_gets_the_same_answer(broker: RunningBroker) -> No
         (call("bad", tenant="acme"), ["call.tenant: 'acme' is not of the form namespace/name"]),
         (call("bad", pool="a\nb"), ["call.pool", "control characters"]),
         (
-            call("bad", criticality=types_pb2.Criticality(fallback=[types_pb2.FallbackOption()], latency=77)),
+            call(
+                "bad",
+                criticality=types_pb2.Criticality(
+                    fallback=[types_pb2.FallbackOption()], latency=types_pb2.Latency.ValueType(77)
+                ),
+            ),
             ["call.criticality.fallback[0]: must say one of", "call.criticality.latency: 77 is not a known Latency"],
         ),
     ],

@@ -8,8 +8,9 @@ read twice. A file that cannot be read keeps what it held before.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchfiles import awatch
@@ -25,21 +26,35 @@ SUFFIXES = (".yaml", ".yml", ".json")
 _MAX_FILES = 10_000
 _DEBOUNCE_MS = 300
 _STEP_MS = 50
+_LOOK_EVERY_MS = 2_000
 _AGAIN = 1.0
 
 
-def read_directory(path: Path) -> Manifests:
-    """The documents below `path`. Never raises: what cannot be read is a finding. Blocks."""
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a directory held: the text of each file, and what could not be read."""
+
+    texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    findings: tuple[Finding, ...] = ()
+    unreadable: frozenset[str] = frozenset()
+
+    def parse(self) -> Manifests:
+        read = manifests.read(self.texts)
+        return Manifests(read.documents, (*self.findings, *read.findings), read.unreadable | self.unreadable)
+
+
+def read_directory(path: Path) -> Texts:
+    """The texts below `path`. Never raises: what cannot be read is a finding. Blocks."""
+    if not path.exists():
+        message = "does not exist: name a directory or a file of YAML documents"
+        return Texts(findings=(Finding(str(path), "", "", "", message, Severity.ERROR),))
     texts: dict[str, str] = {}
     findings: list[Finding] = []
     unreadable: set[str] = set()
     try:
         files = [path] if path.is_file() else sorted(_files(path))[:_MAX_FILES]
     except OSError as error:
-        return Manifests((), (_unreadable(str(path), error),), frozenset())
-    if not path.exists():
-        message = "does not exist: name a directory or a file of YAML documents"
-        return Manifests((), (Finding(str(path), "", "", "", message, Severity.ERROR),), frozenset())
+        return Texts(findings=(_unreadable(str(path), error),))
     for file in files:
         name = file.name if path.is_file() else str(file.relative_to(path))
         try:
@@ -49,10 +64,7 @@ def read_directory(path: Path) -> Manifests:
         except (OSError, ValueError) as error:
             findings.append(_unreadable(name, error))
             unreadable.add(name)
-    read = manifests.read(texts)
-    return dataclasses.replace(
-        read, findings=(*findings, *read.findings), unreadable=read.unreadable | frozenset(unreadable)
-    )
+    return Texts(texts, tuple(findings), frozenset(unreadable))
 
 
 def _files(path: Path) -> list[Path]:
@@ -76,26 +88,30 @@ class ConfigWatch:
         self.reloads = 0
         self._path = path
         self._configuration = configuration
-        self._last: Manifests | None = None
+        self._last: Texts | None = None
 
     async def load(self) -> None:
         """Read the documents now and apply them, unless nothing differs from the last time."""
-        read = await asyncio.to_thread(read_directory, self._path)
-        if not read.documents and read.findings and self._last is not None and not self._path.exists():
-            log.error("the configuration directory is gone; what it held stays in effect")
+        texts = await asyncio.to_thread(read_directory, self._path)
+        if texts == self._last:
             return
-        if read != self._last:
-            self._last = read
-            self.reloads += 1
-            self._configuration.apply(read)
+        if self._last is not None and not texts.texts and texts.findings:
+            log.error("the configuration is gone; what it held stays in effect", extra={"path": str(self._path)})
+            self._last = texts
+            return
+        self._last = texts
+        self.reloads += 1
+        self._configuration.apply(await asyncio.to_thread(texts.parse))
 
     async def run(self) -> None:
-        """Reload on change, until cancelled."""
+        """Reload on change, until cancelled. Now and then it looks without being told: not all file systems tell."""
         while True:
             try:
-                await self.load()  # what changed before the watch began
                 watched = self._path if self._path.is_dir() else self._path.parent
-                async for _ in awatch(watched, debounce=_DEBOUNCE_MS, step=_STEP_MS):
+                changes = awatch(
+                    watched, debounce=_DEBOUNCE_MS, step=_STEP_MS, rust_timeout=_LOOK_EVERY_MS, yield_on_timeout=True
+                )
+                async for _ in changes:
                     await self.load()
             except (OSError, RuntimeError) as error:
                 log.error("the configuration cannot be watched", extra={"path": str(self._path), "error": str(error)})

@@ -50,3 +50,7 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     except ImportError:  # it has no wheel for this platform: asyncio's own loop serves as well
         return None
     return uvloop.Loop
+
+
+if __name__ == "__main__":
+    main()
