@@ -19,12 +19,12 @@ from sluicegate.broker.core.config import DEFAULT_TIERS
 from tests.fairness.world import Offer, run
 
 DAY = 86_400.0
-PER_MINUTE = 60_000.0
+PER_MINUTE = 40_000.0
 OFFERS = [
-    Offer("a/critical", "Critical", rate=0.3, tokens=(400, 1600), max_wait=60),
-    Offer("a/premium", "Premium", rate=0.4, tokens=(400, 1600), max_wait=60),
-    Offer("a/standard", "Standard", rate=0.4, tokens=(400, 1600), max_wait=60),
-    Offer("a/free", "Free", rate=0.4, tokens=(400, 1600), max_wait=60),
+    Offer("a/critical", "Critical", rate=0.2, tokens=(400, 1600), max_wait=60),
+    Offer("a/premium", "Premium", rate=0.27, tokens=(400, 1600), max_wait=60),
+    Offer("a/standard", "Standard", rate=0.27, tokens=(400, 1600), max_wait=60),
+    Offer("a/free", "Free", rate=0.27, tokens=(400, 1600), max_wait=60),
 ]
 
 

@@ -14,7 +14,7 @@ import time
 
 from sluicegate.broker.core.config import LimitConfig, PoolConfig, Snapshot, TenantConfig
 from sluicegate.broker.core.dispatcher import Dispatcher
-from sluicegate.broker.core.effects import Granted
+from sluicegate.broker.core.effects import Effect, Granted
 from sluicegate.broker.core.events import Acquire, Settle, Tick
 from sluicegate.broker.core.units import Estimate, Usage, Workload
 from sluicegate.wire.words import Provider, Resource
@@ -41,15 +41,15 @@ class Load:
         }
         self.broker = Dispatcher(Snapshot("v", {"gpt": pool}, policies), 0.0, trust_claims=True)
         start = time.perf_counter()
-        for _ in range(waiting):
+        while self.made < waiting + 10:
             self.arrive()
-        self.arrival = (time.perf_counter() - start) / waiting
+        self.arrival = (time.perf_counter() - start) / self.made
 
-    def arrive(self) -> None:
+    def arrive(self) -> list[Effect]:
         self.made += 1
         tenant = f"a/{self.made % self.tenants}"
         acquire = Acquire(f"c{self.made}", "s", Workload(), None, "gpt", Estimate(400, 100, 200), tenant=tenant)
-        self.broker.handle(acquire, self.now)
+        return self.broker.handle(acquire, self.now)
 
     def turn(self) -> float:
         """Seconds per grant."""
@@ -59,11 +59,12 @@ class Load:
             wake = self.broker.next_wakeup()
             assert wake is not None
             self.now = max(self.now, wake)
-            for effect in self.broker.handle(Tick(), self.now):
+            effects = self.broker.handle(Tick(), self.now)
+            for effect in effects:
                 if isinstance(effect, Granted):
                     granted += 1
-                    self.broker.handle(Settle(effect.call_id, usage=Usage(400, 80)), self.now)
-                    self.arrive()
+                    effects += self.broker.handle(Settle(effect.call_id, usage=Usage(400, 80)), self.now)
+                    effects += self.arrive()
         return (time.perf_counter() - start) / granted
 
 

@@ -79,7 +79,7 @@ def run(
         for offer in offers
     }
     broker = Dispatcher(Snapshot("v", {"gpt": pool}, tenants), 0.0, trust_claims=True)
-    meters = (MeterConfig("tokens", per_minute, initial=per_minute / 60), MeterConfig("requests", requests))
+    meters = (MeterConfig("tokens", per_minute, initial=per_minute / 20), MeterConfig("requests", requests))
     provider = ProviderLimits(LimitsConfig("openai", meters))
     result = Result()
     sizes: dict[str, int] = {}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +56,7 @@ others = st.tuples(st.sampled_from(["cancel", "lost", "configure", "repeat"]), s
 steps = st.lists(st.tuples(st.floats(0, 3), st.one_of(acquires, acquires, settles, others)), max_size=60)
 
 
-def play(schedule: list[tuple[float, tuple[str, object]]]) -> tuple[list[Effect], dict[str, int], Dispatcher]:
+def play(schedule: list[tuple[float, tuple[str, Any]]]) -> tuple[list[Effect], dict[str, int], Dispatcher]:
     broker = Dispatcher(SNAPSHOT, 0.0, trust_claims=True)
     log: list[Effect] = []
     asked: dict[str, int] = {}
@@ -108,7 +109,7 @@ def play(schedule: list[tuple[float, tuple[str, object]]]) -> tuple[list[Effect]
 
 @settings(max_examples=120)
 @given(steps)
-def test_rules_hold(schedule: list[tuple[float, tuple[str, object]]]) -> None:
+def test_rules_hold(schedule: list[tuple[float, tuple[str, Any]]]) -> None:
     log, asked, broker = play(schedule)
     decisions = [effect for effect in log if isinstance(effect, Decision)]
     assert audit(decisions) == []
@@ -137,5 +138,5 @@ def test_rules_hold(schedule: list[tuple[float, tuple[str, object]]]) -> None:
 
 @settings(max_examples=40)
 @given(steps)
-def test_replay_gives_the_same(schedule: list[tuple[float, tuple[str, object]]]) -> None:
+def test_replay_gives_the_same(schedule: list[tuple[float, tuple[str, Any]]]) -> None:
     assert play(schedule)[0] == play(schedule)[0]
