@@ -150,3 +150,14 @@ def test_kinds_are_bounded():
     for n in range(400):
         share.learn({f"m{n}": 10.0}, -1.0, 10.0)
     assert len(share._kinds) == 256
+
+
+def test_a_large_first_pile_is_not_drawn_to_its_end_before_spans_can_tell():
+    foreign = ForeignUse()
+    assert foreign.caution(0.0, 10.0, 6000) == 0
+    feed(foreign, 20, rate=0, ours=100)
+    assert foreign.caution(5.0, 10.0, 6000) == 10
+    assert foreign.caution(24.0, 10.0, 6000) == 0
+    small = ForeignUse()
+    small.observe(Sample(0.0, 0.5, 100, 1.0, (0, 0), (0, 0)), 100.0, 6000.0, 10.0)
+    assert small.caution(1.0, 10.0, 6000) == 0

@@ -11,7 +11,8 @@ between, and the smaller result counts. It counts only for a while after real ev
 bound or a quota 429: overlaps alone must never look like foreign use. Sums over sliding spans of some ten seconds are
 smoothed, and rounding is taken off. The rate comes off the refill. Foreign calls come in lumps, so a
 margin is held as well: the rate x the age of the newest figure, two deviations of a Poisson stream of our own calls'
-size, and one call. A quota 429 grows the margin, time shrinks it.
+size, and one call. A quota 429 grows the margin, time shrinks it. Before spans can tell, the last call's worth of a
+large first pile is left alone, which costs no rate.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _FORGET = 15.0
 _BOOST_HALF_LIFE = 40.0
 _OBVIOUS = 0.1
 _MOST = 0.9
+_CAUTIOUS = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,14 @@ class Sample:
 class ForeignUse:
     """Foreign use of one meter. `rate` in units per second."""
 
-    __slots__ = ("_boost", "_boost_at", "_samples", "_seen", "_suspect_until", "rate")
+    __slots__ = ("_boost", "_boost_at", "_first", "_samples", "_seen", "_suspect_until", "rate")
 
     def __init__(self) -> None:
         self.rate = 0.0
         self._samples: deque[Sample] = deque()
         self._seen: float | None = None
         self._suspect_until = -math.inf
+        self._first: float | None = None
         self._boost = 0.0
         self._boost_at = 0.0
 
@@ -70,6 +73,8 @@ class ForeignUse:
 
     def observe(self, new: Sample, inflow: float, size: float, quantum: float) -> None:
         """Fold one figure of a meter that refills at `inflow`, holds `size` and is drawn in lumps of `quantum`."""
+        if self._seen is None and new.remaining >= 0.5 * size:
+            self._first = new.arrived
         samples = self._samples
         last = samples[-1] if samples else None
         self._seen = new.dispatched if self._seen is None else max(self._seen, new.dispatched)
@@ -128,6 +133,13 @@ class ForeignUse:
         age = 0.0 if self._seen is None else max(0.0, now - self._seen)
         lumps = rate * age + 2 * math.sqrt(rate * age * quantum) + quantum
         return min(0.5 * size, lumps + boost)
+
+    def caution(self, now: float, quantum: float, size: float) -> float:
+        """What to leave of a large first pile while it is too early to tell: one call, until spans were compared."""
+        if self._first is None or self.rate > 0:
+            return 0.0
+        left = 1 - (now - self._first - _CAUTIOUS) / _CAUTIOUS
+        return min(1.0, max(0.0, left)) * min(quantum, 0.1 * size)
 
     def drain(self, now: float) -> float:
         """The rate to take off the refill at `now`; without news it fades."""

@@ -141,7 +141,8 @@ class Meter(ABC):
             return None
         self.advance(now)
         size = self.size
-        margin = self.foreign.margin(now, self.quantum, size) + doubtful
+        margin = self.foreign.margin(now, self.quantum, size)
+        margin = max(margin, self.foreign.caution(now, self.quantum, size)) + doubtful
         need = min(charge + margin + held_back * size, max(size, 0.0))
         if self._balance >= need:
             return None
