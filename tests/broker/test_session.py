@@ -11,6 +11,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from sluicegate.broker.core.dispatcher import Dispatcher
+from sluicegate.broker.core.effects import Effect
+from sluicegate.broker.core.events import Acquire, Event
 from sluicegate.broker.server import RunningBroker, start_broker
 from sluicegate.broker.settings import Settings
 from sluicegate.v1 import budget_service_pb2 as pb
@@ -217,3 +220,21 @@ async def test_a_stopping_broker_asks_sessions_to_come_back(settings: Settings) 
         assert 0 < last[-1].reconnect_after.ToTimedelta().total_seconds() < 5
         assert client.ended is None, "the stream ended in good order"
         assert "c2" not in client.rejects, "what waits may attach again"
+
+
+async def test_a_fault_of_the_core_answers_the_call_and_spares_the_rest(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = Dispatcher.handle
+
+    def faulty(self: Dispatcher, event: Event, now: float) -> list[Effect]:
+        if isinstance(event, Acquire) and event.call_id == "cursed":
+            raise ZeroDivisionError
+        return handle(self, event, now)
+
+    monkeypatch.setattr(Dispatcher, "handle", faulty)
+    async with SessionClient(broker.port) as client:
+        await client.send(acquires=[call("cursed"), call("fine")])
+        assert (await client.rejection("cursed")).reason == Reason.BROKER_UNAVAILABLE
+        await client.grant("fine")
+    assert broker.runtime.faults == 1

@@ -17,8 +17,9 @@ from typing import Protocol
 
 from sluicegate.broker.core.config import Snapshot
 from sluicegate.broker.core.dispatcher import Dispatcher
-from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Rejected, Requeued, Settled
+from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Party, Rejected, Requeued, Settled
 from sluicegate.broker.core.events import Acquire, Attach, Configure, Event, Tick
+from sluicegate.wire.words import Reason
 
 Answer = Granted | FellBack | Rejected | Requeued
 Then = Callable[[Sequence[Effect]], None]
@@ -125,7 +126,7 @@ class Runtime:
         except Exception:
             self.faults += 1
             log.exception("the core failed on an event", extra={"event": type(event).__name__})
-            effects = []
+            effects = _apology(event)
         # A repeated call_id gets its first answer again, which names the session of then.
         asker: tuple[str, str] | None = None
         if isinstance(event, Acquire):
@@ -143,3 +144,16 @@ class Runtime:
             witness.witness(effects, offset)
         if then is not None:
             then(effects)
+
+
+def _apology(event: Event) -> list[Effect]:
+    """So that a call which the core failed on does not wait for ever."""
+    match event:
+        case (
+            Acquire(call_id=call_id, session=session)
+            | Attach(acquire=Acquire(call_id=call_id, session=session), granted=False)
+        ):
+            message = "the broker failed on this call; the fault is in its log"
+            return [Rejected(call_id, session, Party("", "", ""), "", Reason.BROKER_UNAVAILABLE, message)]
+        case _:
+            return []
