@@ -59,6 +59,11 @@ async def test_calls_are_granted_settled_and_refused_by_the_broker(tmp_path: Pat
                     model="gpt-4o", max_tokens=90_000, messages=[{"role": "user", "content": "x"}]
                 )
             assert caught.value.response.headers["x-sluicegate-reason"] == "never-fits"
+            # A model in no pool is not ours: it passes through, and the provider's own answer comes back.
+            with pytest.raises(openai.NotFoundError) as unknown:
+                await client.chat.completions.create(model="gpt-none", messages=[{"role": "user", "content": "x"}])
+            assert unknown.value.response.headers["x-sluicegate-outcome"] == "unmanaged"
+            assert unknown.value.code == "model_not_found"
             with pytest.raises(openai.NotFoundError):
                 await client.post("/../../pools/nope/chat/completions", cast_to=object, body={"model": "gpt-4o"})
         finally:

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import random
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,76 +22,22 @@ import grpc.aio
 from sluicegate.sidecar import messages
 from sluicegate.sidecar.core.routes import Route, Routes
 from sluicegate.sidecar.core.safeshare import SafeShares
-from sluicegate.sidecar.core.values import Estimate, MeterReading, Verdict
+from sluicegate.sidecar.core.values import Estimate, MeterReading
+from sluicegate.sidecar.held import Answer, HeldCall, Outbox, refusal, unsent
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import budget_service_pb2_grpc
 from sluicegate.wire import convert
-from sluicegate.wire.channel import MAX_BATCH, client_options
-from sluicegate.wire.words import ErrorClass, OnBrokerUnavailable, Outcome, Reason
+from sluicegate.wire.channel import client_options
+from sluicegate.wire.words import OnBrokerUnavailable, Outcome, Reason
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Answer = pb.Grant | pb.Fallback | pb.Reject
 _MAX_KEPT = 10_000
 _ANSWER_WITHIN = 5.0
 _CONNECT_WITHIN = 10.0
 _MAX_BACKOFF = 5.0
-
-
-@dataclass(slots=True)
-class _Call:
-    """A call that waits (`future` pending) or holds a slot (`pool`, `attempt`)."""
-
-    request: pb.CallRequest
-    estimate: Estimate
-    since: float
-    future: asyncio.Future[Answer]
-    held: bool = False
-    pool: str = ""
-    attempt: int = 0
-    requeued: bool = False
-
-    def attachment(self, now: float) -> pb.Attachment:
-        return pb.Attachment(
-            call=self.request,
-            granted=self.held,
-            age=convert.to_duration(max(0.0, now - self.since)),
-            pool=self.pool,
-            attempt=self.attempt,
-        )
-
-
-@dataclass(slots=True)
-class _Outbox:
-    """What the next message carries."""
-
-    acquires: list[pb.CallRequest] = field(default_factory=list[pb.CallRequest])
-    cancels: list[str] = field(default_factory=list[str])
-    observations: list[pb.Observation] = field(default_factory=list[pb.Observation])
-    settlements: deque[pb.Settlement] = field(default_factory=deque[pb.Settlement])
-    attachments: deque[pb.Attachment] = field(default_factory=deque[pb.Attachment])
-
-    def __bool__(self) -> bool:
-        return bool(self.acquires or self.cancels or self.observations or self.settlements or self.attachments)
-
-    def take(self) -> pb.SessionRequest:
-        """The next batch. Attachments go alone and first: what settles them must find them."""
-        if self.attachments:
-            return pb.SessionRequest(attachments=_cut(self.attachments))
-        message = pb.SessionRequest(
-            acquires=self.acquires[:MAX_BATCH],
-            cancels=self.cancels[:MAX_BATCH],
-            observations=self.observations[:MAX_BATCH],
-            settlements=_cut(self.settlements),
-        )
-        del self.acquires[:MAX_BATCH], self.cancels[:MAX_BATCH], self.observations[:MAX_BATCH]
-        return message
-
-
-def _cut(items: deque[T]) -> list[T]:
-    return [items.popleft() for _ in range(min(len(items), MAX_BATCH))]
 
 
 class BrokerClient:
@@ -120,8 +65,8 @@ class BrokerClient:
         self._patience = patience
         self._max_pending = max_pending
         self._shares = SafeShares()
-        self._calls: dict[str, _Call] = {}
-        self._out = _Outbox()
+        self._calls: dict[str, HeldCall] = {}
+        self._out = Outbox()
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
         self._heard = asyncio.Event()
@@ -166,7 +111,7 @@ class BrokerClient:
             await self._channel.close()
         for call in list(self._calls.values()):
             if not call.future.done():
-                call.future.set_result(_refusal(call, Reason.SHUTTING_DOWN, "the sidecar is stopping"))
+                call.future.set_result(refusal(call, Reason.SHUTTING_DOWN, "the sidecar is stopping"))
         self._calls.clear()
 
     # ---- calls
@@ -174,13 +119,13 @@ class BrokerClient:
     def acquire(self, request: pb.CallRequest, estimate: Estimate) -> asyncio.Future[Answer]:
         """Asks for a slot. The future never fails; cancel the call with `cancel`, not the future."""
         loop = asyncio.get_running_loop()
-        call = _Call(request, estimate, loop.time(), loop.create_future())
+        call = HeldCall(request, estimate, loop.time(), loop.create_future())
         if len(self._calls) >= self._max_pending or self._stopping:
             reason = Reason.SHUTTING_DOWN if self._stopping else Reason.SIDECAR_OVERLOADED
             message = (
                 f"the sidecar holds {self._max_pending} calls" if not self._stopping else "the sidecar is stopping"
             )
-            call.future.set_result(_refusal(call, reason, message, 1.0))
+            call.future.set_result(refusal(call, reason, message, 1.0))
             return call.future
         self._calls[request.call_id] = call
         if self.connected:
@@ -196,7 +141,7 @@ class BrokerClient:
         if call is None:
             return
         if call.held:
-            self._settle(_unsent(call_id, call.attempt))
+            self._settle(unsent(call_id, call.attempt))
         elif self.connected:
             self._out.cancels.append(call_id)
             self._wake.set()
@@ -224,17 +169,17 @@ class BrokerClient:
         call.requeued = False
         if not self.connected:
             self._calls.pop(settlement.call_id)
-            call.future.set_result(_refusal(call, Reason.BROKER_UNAVAILABLE, "the broker is away"))
+            call.future.set_result(refusal(call, Reason.BROKER_UNAVAILABLE, "the broker is away"))
         else:
             loop.call_later(_ANSWER_WITHIN, self._give_up, call, call.future)
         return call.future
 
-    def _give_up(self, call: _Call, future: asyncio.Future[Answer]) -> None:
+    def _give_up(self, call: HeldCall, future: asyncio.Future[Answer]) -> None:
         if not future.done() and not call.requeued:
             self._calls.pop(call.request.call_id, None)
             self._out.cancels.append(call.request.call_id)
             self._wake.set()
-            future.set_result(_refusal(call, Reason.ATTEMPTS_EXHAUSTED, "the broker said nothing about a retry"))
+            future.set_result(refusal(call, Reason.ATTEMPTS_EXHAUSTED, "the broker said nothing about a retry"))
 
     def _settle(self, settlement: pb.Settlement) -> None:
         self._keep(self._out.settlements, settlement, "settlement")
@@ -265,7 +210,7 @@ class BrokerClient:
             if not call.future.done():
                 self._decide_alone(call)
 
-    def _decide_alone(self, call: _Call) -> None:
+    def _decide_alone(self, call: HeldCall) -> None:
         request = call.request
         now = asyncio.get_running_loop().time()
         policy = self.routes.on_unavailable
@@ -278,10 +223,10 @@ class BrokerClient:
         self._metrics.alone.labels(Reason.BROKER_UNAVAILABLE.value).inc()
         del self._calls[request.call_id]
         message = "the broker is away and the policy allows no more calls without it"
-        call.future.set_result(_refusal(call, Reason.BROKER_UNAVAILABLE, message, 1.0))
+        call.future.set_result(refusal(call, Reason.BROKER_UNAVAILABLE, message, 1.0))
         return None
 
-    def _grant_alone(self, call: _Call, route: Route, reason: Reason) -> None:
+    def _grant_alone(self, call: HeldCall, route: Route, reason: Reason) -> None:
         self._metrics.alone.labels(reason.value).inc()
         grant = pb.Grant(
             call_id=call.request.call_id,
@@ -427,11 +372,11 @@ class BrokerClient:
         call = self._calls.get(grant.call_id)
         if call is None or call.future.done():
             if call is None or not call.held:
-                self._settle(_unsent(grant.call_id, grant.attempt))
+                self._settle(unsent(grant.call_id, grant.attempt))
             return
         self._hold(call, grant)
 
-    def _hold(self, call: _Call, grant: pb.Grant) -> None:
+    def _hold(self, call: HeldCall, grant: pb.Grant) -> None:
         call.held = True
         call.pool = grant.pool
         call.attempt = grant.attempt
@@ -448,15 +393,3 @@ class BrokerClient:
         self.routes = Routes({route.pool: route for route in routes}, message.config_version, policy)
         self._shares.forget(frozenset(self.routes.pools))
         self._heard.set()
-
-
-def _refusal(call: _Call, reason: Reason, message: str, retry_after: float | None = None) -> pb.Reject:
-    reject = pb.Reject(call_id=call.request.call_id, reason=reason.value, message=message, pool=call.request.pool)
-    if retry_after is not None:
-        reject.retry_after.CopyFrom(convert.to_duration(retry_after))
-    return reject
-
-
-def _unsent(call_id: str, attempt: int) -> pb.Settlement:
-    verdict = Verdict(ErrorClass.CANCELLED)
-    return messages.settlement(call_id, attempt, verdict, dispatched=False, retriable=False, usage=None)

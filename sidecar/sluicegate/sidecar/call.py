@@ -26,15 +26,15 @@ from sluicegate.sidecar.core.errors import Explanation, Refusal, refuse, status_
 from sluicegate.sidecar.core.estimate import OutputHistory
 from sluicegate.sidecar.core.headers import read_meters
 from sluicegate.sidecar.core.plan import Duty, Plan, State, Step
-from sluicegate.sidecar.core.providers import Wire, table_of
+from sluicegate.sidecar.core.providers import Wire
 from sluicegate.sidecar.core.repeat import RefusedCalls
-from sluicegate.sidecar.core.routes import Route
 from sluicegate.sidecar.core.usage import EventReader, JsonReader, OpaqueReader, reader_for
 from sluicegate.sidecar.core.values import SUCCESS, Estimate, Usage, Verdict
-from sluicegate.sidecar.inbound import Inbound, backward_headers, onward_headers
+from sluicegate.sidecar.inbound import Inbound, backward_headers
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.relay import Body, ClientGoneError, Kept, Response, decoder_for, first_bytes, relay
-from sluicegate.sidecar.upstream import Transport, UpstreamError, UpstreamResponse, check_endpoint
+from sluicegate.sidecar.upstream import Transport, UpstreamError, UpstreamResponse
+from sluicegate.sidecar.way import way_of
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
@@ -125,87 +125,20 @@ class Call:
         self._attempts += 1
         self._pool_label = grant.pool
         self._reader = OpaqueReader()
-        way = self._way(grant)
+        way = way_of(self._in, grant, self._s.broker.routes, self._s.credentials)
         if isinstance(way, Refusal):
             self._finish(Step.UNSENDABLE, _NETWORK, dispatched=False)
             return await self.refuse(way)
-        provider, url, headers, data, hides = way
+        provider = way.provider
         try:
-            upstream = await self._s.transport.send(self._request.method, url, headers, data)
+            upstream = await self._s.transport.send(self._request.method, way.url, way.headers, way.data)
         except UpstreamError as problem:
             self._s.metrics.faults.labels(provider.value, problem.fault).inc()
             return _Failure(_NETWORK, problem.dispatched, message=str(problem))
         try:
-            return await self._receive(grant, provider, upstream, hides)
+            return await self._receive(grant, provider, upstream, way.hides)
         finally:
             upstream.close()
-
-    def _way(self, grant: pb.Grant) -> tuple[Provider, str, CIMultiDict[str], bytes, bool] | Refusal:
-        """Where this attempt goes and with what; a refusal where it must not go."""
-        inbound = self._in
-        table = inbound.table
-        route = self._s.broker.routes.pools.get(grant.pool) if grant.pool else None
-        if grant.pool and route is None:
-            return refuse(503, Reason.UNKNOWN_POOL, f"pool {grant.pool!r} has no route here", pool=grant.pool)
-        endpoint = route.endpoint if route else default_endpoint(table.endpoint, table.provider, self._s.broker)
-        problem = check_endpoint(endpoint, allow_plaintext=route.allow_plaintext if route else False)
-        if problem is not None:
-            return refuse(503, Reason.INVALID_REQUEST, problem, pool=grant.pool)
-        headers = onward_headers(inbound.headers, identity=True)
-        provider, rest = table.provider, inbound.target.rest
-        if route is not None and convert.OUTCOME.from_proto(grant.outcome) is Outcome.FALLBACK_POOL:
-            other = self._other_pool(route, endpoint, headers)
-            if isinstance(other, Refusal):
-                return other
-            provider, rest = route.provider, other
-        data, hides = self._data(grant.model)
-        return provider, endpoint.rstrip("/") + rest + inbound.query, headers, data, hides
-
-    def _other_pool(self, route: Route, endpoint: str, headers: CIMultiDict[str]) -> str | Refusal:
-        """Readies `headers` for another pool and gives the path there. The app's key goes to its own provider only."""
-        table = table_of(route.provider)
-        rest = self._in.target.rest
-        if route.provider is not self._in.table.provider:
-            if self._in.api.wire is not Wire.CHAT or not table.openai_path:
-                text = f"pool {route.pool!r} cannot take this API: its provider has no compatible endpoint for it"
-                return refuse(400, Reason.INVALID_REQUEST, text, pool=route.pool)
-            rest = table.openai_path
-        key = self._s.credentials.get(route.pool, "")
-        home = self._s.broker.routes.claiming(self._in.table.provider, self._in.model)
-        own = route.provider is self._in.table.provider and all(r.endpoint == endpoint for r in home)
-        if not key and not own:
-            text = f"there is no credential for pool {route.pool!r}, and the app's own never goes to another provider"
-            return refuse(403, Reason.ACCESS_DENIED, text, pool=route.pool)
-        if key:
-            for name in (*self._in.table.credentials, *table.credentials):
-                headers.popall(name, None)
-            if rest == self._in.target.rest and table.credentials[0] == "x-api-key":
-                headers["x-api-key"] = key
-            else:
-                headers["authorization"] = f"Bearer {key}"
-        return rest
-
-    def _data(self, model: str) -> tuple[bytes, bool]:
-        """The body to send and whether usage was asked for on the app's behalf."""
-        inbound = self._in
-        options = inbound.body.get("stream_options")
-        asks = inbound.api.asks_usage and inbound.stream
-        asks = asks and not (isinstance(options, dict) and options.get("include_usage"))
-        if asks and not (options is None or isinstance(options, dict)):
-            asks = False  # the provider refuses this body by itself
-        if not asks and not model:
-            return inbound.raw, False
-        if not model and "stream_options" not in inbound.body:
-            # Everything else stays as it was, byte for byte.
-            start = inbound.raw.index(b"{") + 1
-            extra = b'"stream_options":{"include_usage":true}' + (b"," if len(inbound.body) else b"")
-            return inbound.raw[:start] + extra + inbound.raw[start:], True
-        body = dict(inbound.body)
-        if model:
-            body["model"] = model
-        if asks:
-            body["stream_options"] = {**(options or {}), "include_usage": True}
-        return orjson.dumps(body), asks
 
     async def _receive(
         self, grant: pb.Grant, provider: Provider, upstream: UpstreamResponse, hides: bool
@@ -478,13 +411,6 @@ class Call:
         self._s.metrics.estimated.labels(provider, pool).inc(self._estimate.input_tokens)
         if verdict is SUCCESS and self._in.api.wire is not Wire.EMBEDDINGS:
             self._s.history.record(self._grant.model or self._in.model, usage.output_tokens)
-
-
-def default_endpoint(known: str, provider: Provider, broker: BrokerClient) -> str:
-    """Where calls of `provider` go that no pool claims: where its pools are, if all are in one place, else the
-    provider's public endpoint."""
-    places = {route.endpoint for route in broker.routes.pools.values() if route.provider is provider}
-    return places.pop() if len(places) == 1 else known
 
 
 async def send_refusal(request: web.BaseRequest, refusal: Refusal, inbound: Inbound) -> web.StreamResponse:

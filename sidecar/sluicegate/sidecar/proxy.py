@@ -19,7 +19,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from sluicegate.sidecar import messages
-from sluicegate.sidecar.call import Call, Services, default_endpoint
+from sluicegate.sidecar.call import Call, Services
 from sluicegate.sidecar.core.criticality import InvalidValueError, read_criticality
 from sluicegate.sidecar.core.errors import Explanation, Refusal, refuse
 from sluicegate.sidecar.core.estimate import Prompt, estimate, prompt_of
@@ -172,7 +172,7 @@ class Proxy:
             text = f"pool {target.pool[:100]!r} is not known; known: {names}"
             raise RefusedError(refuse(404, Reason.UNKNOWN_POOL, text))
         table = target.table
-        endpoint = route.endpoint if route else default_endpoint(table.endpoint, table.provider, self._s.broker)
+        endpoint = route.endpoint if route else self._s.broker.routes.endpoint_of(table)
         problem = check_endpoint(endpoint, allow_plaintext=route is not None and route.allow_plaintext)
         if problem is not None:
             raise RefusedError(refuse(503, Reason.INVALID_REQUEST, problem))

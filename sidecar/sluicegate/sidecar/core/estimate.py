@@ -153,7 +153,7 @@ def _strings(tally: _Tally, value: object) -> None:
         if isinstance(item, str):
             tally.text(item)
         elif isinstance(item, list):
-            tally.overhead += len(_list(item))
+            tally.overhead += len(cast("list[object]", item))
         else:
             tally.overhead += 1
 

@@ -37,6 +37,12 @@ class Routes:
         exact = tuple(route for route in same if model in route.models)
         return exact or tuple(r for r in same if any(fnmatchcase(model, pattern) for pattern in r.models))
 
+    def endpoint_of(self, table: ProviderTable) -> str:
+        """Where calls go that no pool claims: where the provider's pools are, if all are in one place, else its
+        public endpoint."""
+        places = {route.endpoint for route in self.pools.values() if route.provider is table.provider}
+        return places.pop() if len(places) == 1 else table.endpoint
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
