@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import math
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ async def run_scheduled(
         first_waits = {
             pool.config.name: min(
                 (
-                    float(record["time"]) - wall
+                    datetime.fromisoformat(record["time"]).timestamp() - wall
                     for record in records
                     if record["pool"] == pool.config.name and any(record["waiting"].values())
                 ),
@@ -94,7 +96,18 @@ async def run_scheduled(
             )
             for pool in emulator.pools
         }
-        return Ran(_phase(title, emulator, started, seconds, first_waits, progress), records)
+        return Ran(
+            _phase(
+                title,
+                emulator,
+                started,
+                seconds,
+                progress,
+                first_waits=first_waits,
+                headroom=scene.HEADROOM_PERCENT / 100,
+            ),
+            records,
+        )
 
 
 async def run_straight(
@@ -104,7 +117,7 @@ async def run_straight(
     async with await serve(config) as emulator:
         started = emulator.now()
         await _play(calls, Clients(emulator.openai_url, emulator.anthropic_url, key_of), progress)
-        return Ran(_phase(title, emulator, started, seconds, {}, progress), ())
+        return Ran(_phase(title, emulator, started, seconds, progress, first_waits={}, headroom=0.0), ())
 
 
 async def _play(calls: Sequence[Planned], clients: Clients, progress: Progress) -> None:
@@ -140,15 +153,23 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _phase(
-    title: str, emulator: Emulator, started: float, seconds: float, first_waits: dict[str, float], progress: Progress
+    title: str,
+    emulator: Emulator,
+    started: float,
+    seconds: float,
+    progress: Progress,
+    *,
+    first_waits: Mapping[str, float],
+    headroom: float,
 ) -> Phase:
     truths = {}
     for pool in emulator.pools:
         pool.run(emulator.now())
         name = pool.config.name
-        begin, end = started + first_waits.get(name, 0.0), started + seconds
-        use = pool.accounts.utilization(begin, end)
-        index, binding = max(enumerate(use), key=lambda item: item[1].ratio)
+        # The whole seconds in which calls waited.
+        begin, end = math.ceil(started + first_waits.get(name, 0.0)), math.floor(started + seconds)
+        index, binding = max(enumerate(pool.accounts.utilization(begin, end)), key=lambda item: item[1].ratio)
+        allowed = binding.allowed - headroom * pool.config.limits.meters[index].size
         series = [second for second in pool.accounts.series(index) if second.at >= int(started)]
         rate = pool.config.limits.meters[index].rate
         records = [record for record in emulator.calls.records if record.pool == name]
@@ -165,12 +186,12 @@ def _phase(
                 for record in records
                 if record.key == fingerprint and record.outcome == "ok" and begin <= record.at < end
             )
-            tier_share[caller.tier] = got / binding.allowed if binding.allowed else 0.0
+            tier_share[caller.tier] = got / allowed
         truths[name] = PoolTruth(
             admitted=pool.accounts.counts.admitted,
             quota_429s=pool.accounts.counts.quota_429,
             binding=f"{binding.resource}/{binding.window:g}s",
-            use=binding.ratio,
+            use=(binding.ours + binding.foreign) / allowed,
             charged_per_second=[(second.ours + second.foreign) / rate for second in series],
             rejected_per_second=rejected,
             tier_share=tier_share,

@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
+from sluicegate.broker.core.audit import audit
+from sluicegate.broker.core.effects import Decision, Party
 from sluicegate.cli.load import Result
+from sluicegate.wire.words import Outcome, Reason
 
 
 @dataclass(frozen=True, slots=True)
 class PoolTruth:
     """What the provider itself counted of one pool while the load ran.
 
-    `quota_429s` and `admitted` are the load's own calls, without foreign use. `use`: charged over allowed by the
-    binding limit while calls waited. `charged_per_second`: of the binding meter, as a fraction of its rate;
+    `quota_429s` and `admitted` are the load's own calls, without foreign use. `use`: what the binding limit was charged
+    while calls waited, over what it allowed them: its level at the beginning and all that flowed in, less the headroom
+    that is reserved for the highest tier. `charged_per_second`: of that meter, as a fraction of its rate;
     `rejected_per_second`: quota 429s; index = second of the load.
     """
 
@@ -124,4 +130,27 @@ def foreign_checks(phase: Phase) -> list[Check]:
     return [
         Check("quota 429s", f"{phase.quota_429s} ({ratio:.2%} of calls)", "<= 1 %", ratio <= 0.01),
         Check("of them seen by an app", str(seen), "0", seen == 0),
+    ]
+
+
+def violations(decisions: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the auditor finds in a decision log as it was written: every inversion outside the rules."""
+    return [
+        str(inversion)
+        for inversion in audit(
+            Decision(
+                at=datetime.fromisoformat(line["time"]).timestamp(),
+                call_id=line["call"],
+                party=Party(line["tenant"], line["tier"], line["task_type"]),
+                pool=line["pool"],
+                model=line["model"],
+                outcome=Outcome(line["outcome"]),
+                reason=Reason(line["reason"]),
+                waited=line["waited"],
+                attempt=line["attempt"],
+                binding=None,
+                waiting=tuple(line["waiting"].items()),
+            )
+            for line in decisions
+        )
     ]

@@ -12,6 +12,7 @@ from sluicegate.cli.load import Caller, Target
 from sluicegate.testing.config import EmulatorConfig
 
 TIERS = ("Critical", "Premium", "Standard", "Free")
+HEADROOM_PERCENT = 10  # of each bucket, for the highest tier alone
 GUARANTEES = {"Critical": 30, "Premium": 25, "Standard": 10, "Free": 5}
 
 # Together three times what the limits allow; `share` is each tenant's demand as a part of them.
@@ -71,7 +72,11 @@ def _limits(**limits: int) -> list[dict[str, Any]]:
 def documents(emulator: str) -> list[dict[str, Any]]:
     """The ProviderPool and TenantPolicy documents of the scene, for a provider at `emulator` (URL)."""
     tiers: list[dict[str, Any]] = [
-        {"name": name, "guaranteedPercent": percent, **({"reservedHeadroomPercent": 10} if name == "Critical" else {})}
+        {
+            "name": name,
+            "guaranteedPercent": percent,
+            **({"reservedHeadroomPercent": HEADROOM_PERCENT} if name == "Critical" else {}),
+        }
         for name, percent in GUARANTEES.items()
     ]
     pools = [

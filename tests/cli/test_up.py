@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sluicegate up` as a user runs it: a process, files, real SDKs, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anthropic
+import openai
+import pytest
+import yaml
+from sluicegate.cli import scene
+from sluicegate.testing.emulator import Emulator, serve
+
+READY_WITHIN = 30.0
+
+
+@asynccontextmanager
+async def up(folder: Path, *options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any]]]:
+    ports = ("--sidecar-port", "0", "--broker-port", "0", "--admin-port", "0")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sluicegate.cli.main", "up", "-f", str(folder), *ports, *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        yield process, json.loads(await asyncio.wait_for(process.stdout.readline(), READY_WITHIN))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with await serve(scene.provider(seed=3)) as running:
+        yield running
+
+
+def chat_client(ready: dict[str, Any], tenant: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        base_url=ready["openai"], api_key="sk-test", default_headers={"x-sluicegate-tenant": tenant}
+    )
+
+
+async def get_json(url: str) -> Any:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return await response.json()
+
+
+async def test_both_sdks_get_answers_and_the_decisions_are_logged(tmp_path: Path, emulator: Emulator) -> None:
+    scene.write_documents(tmp_path / "config", emulator.url)
+    decisions = tmp_path / "decisions.jsonl"
+    async with up(tmp_path / "config", "--decisions", str(decisions)) as (process, ready):
+        assert ready["ready"] is True
+        async with chat_client(ready, "acme/acme") as client:
+            raw = await client.chat.completions.with_raw_response.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "hello"}], max_tokens=20
+            )
+            assert raw.parse().choices[0].message.content
+            assert raw.headers["x-sluicegate-outcome"] == "granted"
+            assert raw.headers["x-sluicegate-pool"] == "gpt-4o"
+        async with anthropic.AsyncAnthropic(base_url=ready["anthropic"], api_key="sk-test") as claude:
+            async with claude.messages.stream(
+                model="claude-sonnet-4-5", max_tokens=30, messages=[{"role": "user", "content": "hello"}]
+            ) as stream:
+                assert await stream.get_final_text()
+        async with aiohttp.ClientSession() as session, session.get(f"{ready['admin']}/metrics") as response:
+            metrics = await response.text()
+        assert 'tenant="acme/acme"' in metrics
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    logged = [json.loads(line) for line in decisions.read_text().splitlines()]
+    assert {(entry["pool"], entry["tenant"]) for entry in logged} == {
+        ("gpt-4o", "acme/acme"),
+        ("claude-sonnet", "default/unassigned"),
+    }
+
+
+async def test_a_changed_folder_takes_effect_and_a_bad_document_takes_no_other_down(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    config = tmp_path / "config"
+    scene.write_documents(config, emulator.url)
+    async with up(config) as (_, ready):
+        async with chat_client(ready, "late/late") as client:
+            with pytest.raises(openai.APIStatusError) as refused:
+                await ask(client)
+            assert "late/late" in refused.value.message
+
+            policy = {
+                "apiVersion": "sluicegate.dev/v1alpha1",
+                "kind": "TenantPolicy",
+                "metadata": {"name": "late", "namespace": "late"},
+                "spec": {"tier": "Premium"},
+            }
+            broken = json.loads(json.dumps(policy))
+            broken["metadata"]["name"] = "broken"
+            broken["spec"]["weight"] = -3
+            (config / "late.yaml").write_text(yaml.safe_dump_all([broken, policy]))
+            for _ in range(100):
+                try:
+                    answer = await ask(client)
+                    break
+                except openai.APIStatusError:
+                    await asyncio.sleep(0.1)
+            else:
+                pytest.fail("the new policy did not take effect within 10 s")
+            assert answer.choices
+        findings = json.dumps(await get_json(f"{ready['admin']}/debug/findings"))
+        assert "late.yaml" in findings
+        assert "weight" in findings
+        assert "-3" in findings
+
+
+async def ask(client: openai.AsyncOpenAI) -> Any:
+    return await client.chat.completions.create(
+        model="gpt-4o", messages=[{"role": "user", "content": "hello"}], max_tokens=5
+    )
+
+
+async def test_a_folder_that_does_not_exist_is_said_at_once(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sluicegate.cli.main", "up", "-f", str(tmp_path / "nowhere")),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 2
+    assert "nowhere" in stderr.decode()
