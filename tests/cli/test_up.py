@@ -71,7 +71,7 @@ async def test_both_sdks_get_answers_and_the_decisions_are_logged(tmp_path: Path
             assert raw.headers["x-sluicegate-pool"] == "gpt-4o"
         async with anthropic.AsyncAnthropic(base_url=ready["anthropic"], api_key="sk-test") as claude:
             async with claude.messages.stream(
-                model="claude-sonnet-4-5", max_tokens=30, messages=[{"role": "user", "content": "hello"}]
+                model="claude-sonnet-4-6", max_tokens=30, messages=[{"role": "user", "content": "hello"}]
             ) as stream:
                 assert await stream.get_final_text()
         async with aiohttp.ClientSession() as session, session.get(f"{ready['admin']}/metrics") as response:

@@ -29,7 +29,7 @@ BURST_SECONDS = 10
 
 TARGETS = (
     Target("openai", "gpt-4o", 5.0, words=(30, 100), max_tokens=(60, 180)),
-    Target("anthropic", "claude-sonnet-4-5", 4.2, words=(30, 100), max_tokens=(40, 90)),
+    Target("anthropic", "claude-sonnet-4-6", 4.2, words=(30, 100), max_tokens=(40, 90)),
 )
 
 
