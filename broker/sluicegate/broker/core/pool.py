@@ -21,7 +21,6 @@ fallback or their rejection.
 from __future__ import annotations
 
 from math import inf
-from zlib import crc32
 
 from sluicegate.broker.core.budget import Budget, Lack
 from sluicegate.broker.core.ceiling import TenantCeilings
@@ -32,29 +31,16 @@ from sluicegate.broker.core.flow import BATCH, Call, Chains, Flow, State
 from sluicegate.broker.core.predict import predict
 from sluicegate.broker.core.queue import PoolQueue
 from sluicegate.broker.core.refuse import Unserved
-from sluicegate.broker.core.units import Charge, Estimate, MeterKey, MeterReading, QuotaRejection, Usage
+from sluicegate.broker.core.retry import Final, estimated_usage, judge, real_usage
+from sluicegate.broker.core.units import Charge, MeterKey, MeterReading, QuotaRejection
 from sluicegate.wire.words import ErrorClass, Reason, Resource
 
-TRANSIENT = frozenset({ErrorClass.OVERLOAD, ErrorClass.SERVER, ErrorClass.NETWORK})
-TRANSIENT_ATTEMPTS = 3
-_BACKOFF = 0.5
-_MAX_BACKOFF = 30.0
 _RATES_AGE = 0.1
 _SHORTEST_SLEEP = 0.001
 _POLL = 1.0
 _CANDIDATES = 4
 _SHORTEST_CHECK = 0.05
 _PREDICTION_MARGIN = 1.25
-
-
-def estimated_usage(estimate: Estimate) -> Charge:
-    """The most that a call of this estimate is expected to use, for ceilings."""
-    output = max(estimate.output_tokens, estimate.max_output_tokens or 0) * max(1, estimate.choices)
-    return Charge(1.0, estimate.input_tokens + output, estimate.input_tokens, output)
-
-
-def real_usage(usage: Usage) -> Charge:
-    return Charge(1.0, usage.total, usage.input_tokens, usage.output_tokens)
 
 
 class Pool:
@@ -291,40 +277,19 @@ class Pool:
         return ready
 
     def _retry(self, call: Call, event: Settle, ready: float, now: float, out: list[Effect]) -> None:
-        match event.error_class:
-            case ErrorClass.NONE | ErrorClass.CANCELLED:
-                return
-            case ErrorClass.QUOTA:
-                if event.quota is not None and event.quota.never_fits:
-                    self._unserve(call, Reason.NEVER_FITS, inf, "the provider says that the call can never fit")
-                    return
-                reason, exhausted = Reason.QUOTA_REQUEUED, call.attempt >= self.config.max_attempts
-                ready = max(ready, now)
-            case ErrorClass.OVERLOAD | ErrorClass.SERVER | ErrorClass.NETWORK:
-                call.transient += 1
-                reason = Reason.RETRY
-                exhausted = call.transient >= TRANSIENT_ATTEMPTS or call.attempt >= self.config.max_attempts
-                ready = now + max(event.retry_after or 0.0, _backoff(call))
-            case ErrorClass.BILLING:
-                self._unserve(call, Reason.BILLING, inf, "the provider's account of this pool cannot pay")
-                return
-            case ErrorClass.AUTH | ErrorClass.INVALID | ErrorClass.CONTEXT_LENGTH | ErrorClass.CONTENT_POLICY:
-                self._unserve(call, Reason.INVALID_REQUEST, inf, f"the provider refused the call: {event.error_class}")
-                return
-        if exhausted:
-            message = f"{call.attempt} attempts failed, the last one with {event.error_class}"
-            self._unserve(call, Reason.ATTEMPTS_EXHAUSTED, ready - now, message)
+        verdict = judge(call, event, ready, self.config.max_attempts, now)
+        if isinstance(verdict, Final):
+            self._unserve(call, verdict.reason, verdict.wait, verdict.message)
         elif self.retired:
             self._unserve(call, Reason.UNKNOWN_POOL, inf, f"pool {self.config.name!r} is no longer configured")
-        elif ready >= call.give_up_at:
-            self._unserve(call, call.give_up_reason, ready - now)
+        elif verdict.at >= call.give_up_at:
+            self._unserve(call, call.give_up_reason, verdict.at - now)
         else:
             call.attempt += 1
-            self.queue.delay(call, ready)
+            self.queue.delay(call, verdict.at)
             self._schedule_check(call, now)
-            out.append(
-                Requeued(call.call_id, call.session, call.party, self.config.name, reason, ready - now, call.attempt)
-            )
+            wait, name = verdict.at - now, self.config.name
+            out.append(Requeued(call.call_id, call.session, call.party, name, verdict.reason, wait, call.attempt))
 
     # ---- the pump
 
@@ -570,9 +535,3 @@ class Pool:
         if flow is not None and flow.ceilings is not None:
             call.debited_at = now
             flow.ceilings.debit(call.usage, now)
-
-
-def _backoff(call: Call) -> float:
-    """Seconds: doubles with each attempt; the jitter comes from the call's name, so that a replay agrees."""
-    spread = crc32(f"{call.call_id}/{call.attempt}".encode()) / 2**32
-    return min(_MAX_BACKOFF, _BACKOFF * 2.0 ** (call.transient - 1)) * (0.5 + spread)

@@ -128,13 +128,13 @@ class Tier:
 
     def enter(self, call: Call, flow: Flow, now: float) -> None:
         """An eligible call joins its flow."""
+        flow.push(call)  # before `_forget`, which drops tenants without calls
         if not self.weight_everyone:
             # Virtual time runs with real time while there is no backlog.
             self.everyone.virtual += max(0.0, now - self._idle_since)
             self.interactive.virtual = max(self.interactive.virtual, self.everyone.virtual)
             self._forget()
             self._credit_at = now
-        flow.push(call)
         work = self.work_batch if call.rank == BATCH else self.work_interactive
         for index, amount in enumerate(call.vector):
             work[index] += amount
