@@ -17,6 +17,7 @@ import anthropic
 import openai
 import pytest
 import yaml
+
 from sluicegate.cli import scene
 from sluicegate.testing.emulator import Emulator, serve
 
@@ -69,11 +70,13 @@ async def test_both_sdks_get_answers_and_the_decisions_are_logged(tmp_path: Path
             assert raw.parse().choices[0].message.content
             assert raw.headers["x-sluicegate-outcome"] == "granted"
             assert raw.headers["x-sluicegate-pool"] == "gpt-4o"
-        async with anthropic.AsyncAnthropic(base_url=ready["anthropic"], api_key="sk-test") as claude:
-            async with claude.messages.stream(
+        async with (
+            anthropic.AsyncAnthropic(base_url=ready["anthropic"], api_key="sk-test") as claude,
+            claude.messages.stream(
                 model="claude-sonnet-4-6", max_tokens=30, messages=[{"role": "user", "content": "hello"}]
-            ) as stream:
-                assert await stream.get_final_text()
+            ) as stream,
+        ):
+            assert await stream.get_final_text()
         async with aiohttp.ClientSession() as session, session.get(f"{ready['admin']}/metrics") as response:
             metrics = await response.text()
         assert 'tenant="acme/acme"' in metrics

@@ -30,12 +30,12 @@ from sluicegate.broker.core.events import Settle
 from sluicegate.broker.core.flow import BATCH, Call, Chains, Flow, State
 from sluicegate.broker.core.predict import predict
 from sluicegate.broker.core.queue import PoolQueue
+from sluicegate.broker.core.ranking import Ranking
 from sluicegate.broker.core.refuse import Unserved
 from sluicegate.broker.core.retry import Final, estimated_usage, judge, real_usage
 from sluicegate.broker.core.units import Charge, MeterKey, MeterReading, QuotaRejection
 from sluicegate.wire.words import ErrorClass, Reason, Resource
 
-_RATES_AGE = 0.1
 _SHORTEST_SLEEP = 0.001
 _POLL = 1.0
 _CANDIDATES = 4
@@ -60,7 +60,7 @@ class Pool:
         self._blocked_until = inf
         self._claim: Lack | None = None  # what the head of the order waits for, where backfill may help
         self._configured(now)
-        self.queue = PoolQueue(config.tiers, len(self.meters), now)
+        self.queue = PoolQueue(config.tiers, len(self.ranking.meters), now)
 
     def _configured(self, now: float) -> None:
         held = 0.0
@@ -68,26 +68,7 @@ class Pool:
         for tier in self.config.tiers:
             self.held_back.append(held)
             held = min(1.0, held + tier.reserved_headroom_percent / 100.0)
-        self._refresh_limits(now)
-
-    def _refresh_limits(self, now: float) -> None:
-        """Which meters rank: the continuous ones, and where there is none the fixed windows below an hour."""
-        effective = self.budget.rates(now)
-        meters = self.budget.status(now)
-        ranking = [meter for meter in meters if meter.key in effective and meter.key.window < 3600.0]
-        ranking = ranking or [meter for meter in meters if meter.key.window < 3600.0] or list(meters)
-        self.meters = tuple(meter.key for meter in ranking)
-        self._resources = tuple(key.resource for key in self.meters)
-        self._nominal = tuple(max(meter.limit / meter.key.window, 1e-9) for meter in ranking)
-        self._capacity = tuple(meter.capacity for meter in ranking)
-        self._limits_at = now
-        self._refresh_rates(now)
-
-    def _refresh_rates(self, now: float) -> None:
-        effective = self.budget.rates(now)
-        self._continuous = effective.keys()
-        self.rates = tuple(effective.get(key, nominal) for key, nominal in zip(self.meters, self._nominal, strict=True))
-        self._rates_at = now
+        self.ranking = Ranking(self.budget, now)
 
     def ceilings_of(self, tenant: TenantConfig) -> None:
         """Take over the tenant's ceilings in this pool; what it used under the same ones is kept."""
@@ -110,15 +91,15 @@ class Pool:
         self.budget.reconfigure(config, now)
         self.config = config
         self._configured(now)
-        old, self.queue = self.queue, PoolQueue(config.tiers, len(self.meters), now)
+        old, self.queue = self.queue, PoolQueue(config.tiers, len(self.ranking.meters), now)
         before = {tier.name: tier for tier in old.tiers}
         for tier in self.queue.tiers:
             if tier.name in before:
                 tier.take_over(before[tier.name], now)
         for call in calls:
             if call.state is State.GRANTED:
-                call.vector = self._vector(call.charge)
-                self.queue.tiers[call.tier].carry(call, self._flow(call), self._share(call.vector))
+                call.vector = self.ranking.vector(call.charge)
+                self.queue.tiers[call.tier].carry(call, self._flow(call), self.ranking.share(call.vector))
             elif call.state is State.DELAYED:
                 self.queue.delay(call, call.eligible_at)
                 self._schedule_check(call, now)
@@ -144,7 +125,7 @@ class Pool:
 
     def offer(self, call: Call, now: float, out: list[Effect]) -> None:
         """A new call, resolved to this pool: granted, waiting, or in `unserved` when this returns."""
-        self._advance(now)
+        self.ranking.advance(now)
         tier = self.queue.tiers[call.tier]
         if not self._price(call):
             return
@@ -163,10 +144,10 @@ class Pool:
 
     def try_now(self, call: Call, now: float, out: list[Effect]) -> bool:
         """Grant `call` as a fallback if it would be first in the order and the budget has room; else leave no trace."""
-        self._advance(now)
+        self.ranking.advance(now)
         if self.retired or not self._price(call, quiet=True):
             return False
-        head = self.queue.head(now, self.rates)
+        head = self.queue.head(now, self.ranking.rates)
         if head is not None and (head[1] or head[0].tier <= call.tier):
             return False
         if self.budget.lack(call.charge, now, self.held_back[call.tier]) is not None:
@@ -174,7 +155,7 @@ class Pool:
         flow = self._flow(call)
         if flow.ceilings is not None and flow.ceilings.ready_at(call.usage, now) > now:
             return False
-        if self.queue.tiers[call.tier].ceiling_ready_at(now, self.rates) > now:
+        if self.queue.tiers[call.tier].ceiling_ready_at(now, self.ranking.rates) > now:
             return False
         self.queue.enter(call, flow, now)
         self._grant(call, Reason.FALLBACK, now, out)
@@ -183,7 +164,7 @@ class Pool:
 
     def resume(self, call: Call, now: float, out: list[Effect]) -> None:
         """A re-declared waiting call: as `offer`, but without queue bounds, since it waited already."""
-        self._advance(now)
+        self.ranking.advance(now)
         if self._price(call):
             self.queue.enter(call, self._flow(call), now)
             self._pump(now, out)
@@ -244,13 +225,13 @@ class Pool:
         if event.error_class is ErrorClass.QUOTA and event.dispatched:
             ready = self.budget.reject(call.call_id, event.quota or QuotaRejection(retry_after=event.retry_after), now)
             final: Charge | None = Charge()
-            self._refresh_rates(now)
+            self.ranking.read_rates(now)
         else:
             final = self.budget.settle(call.call_id, dispatched=event.dispatched, usage=event.usage, now=now)
             if not event.dispatched:
                 final = Charge(requests=0.0)
         charge = final or call.charge
-        self.queue.tiers[call.tier].settled(call, self._share(self._vector(charge)))
+        self.queue.tiers[call.tier].settled(call, self.ranking.share(self.ranking.vector(charge)))
         flow = call.flow
         assert flow is not None
         if flow.ceilings is not None:
@@ -293,23 +274,9 @@ class Pool:
 
     # ---- the pump
 
-    def _advance(self, now: float) -> None:
-        if now - self._rates_at >= _RATES_AGE:
-            if now - self._limits_at >= 1.0:
-                self._learn_limits(now)
-            else:
-                self._refresh_rates(now)
-
-    def _learn_limits(self, now: float) -> None:
-        status = {meter.key: meter for meter in self.budget.status(now)}
-        self._nominal = tuple(max(status[key].limit / key.window, 1e-9) for key in self.meters)
-        self._capacity = tuple(status[key].capacity for key in self.meters)
-        self._limits_at = now
-        self._refresh_rates(now)
-
     def _pump(self, now: float, out: list[Effect], *, unchanged: bool = False) -> None:
         """Grant what can go. `unchanged`: the budget is as it was at the last pump, but for time."""
-        self._advance(now)
+        self.ranking.advance(now)
         queue = self.queue
         for call in queue.expired(now):
             self._due_call(call, now)
@@ -318,7 +285,7 @@ class Pool:
         self.blocked = None
         gated: set[int] = set()
         while True:
-            found = queue.head(now, self.rates, gated)
+            found = queue.head(now, self.ranking.rates, gated)
             if found is None:
                 self.binding = None
                 return
@@ -343,7 +310,10 @@ class Pool:
                 self._blocked_until = max(lack.ready_at, now + _SHORTEST_SLEEP) if lack.ready_at < inf else now + _POLL
                 # A continuous meter that every call draws on leaves nothing that cannot delay the claim.
                 binding = lack.meter
-                drained = binding in self._continuous and binding.resource in (Resource.REQUESTS, Resource.TOKENS)
+                drained = binding in self.ranking.continuous and binding.resource in (
+                    Resource.REQUESTS,
+                    Resource.TOKENS,
+                )
                 self._claim = None if drained else lack
                 if self._claim is not None:
                     self._backfill(call, lack, now, out)
@@ -361,7 +331,7 @@ class Pool:
     def _backfill(self, head: Call, lack: Lack, now: float, out: list[Effect]) -> None:
         """Grant followers that cannot delay the head: proven by reserving first and asking again."""
         resource = lack.meter.resource
-        continuous = lack.meter in self._continuous
+        continuous = lack.meter in self.ranking.continuous
         for call in self.queue.followers(head, _CANDIDATES):
             if continuous and call.charge.of(resource) > 0.0:
                 continue
@@ -465,11 +435,11 @@ class Pool:
         held = self.held_back[call.tier]
         drawable = [
             max(0.0, available.get(key, 0.0) - held * capacity)
-            for key, capacity in zip(self.meters, self._capacity, strict=True)
+            for key, capacity in zip(self.ranking.meters, self.ranking.capacity, strict=True)
         ]
         lack = self.budget.lack(call.charge, now, held)
         ready = now if lack is None else lack.ready_at
-        return predict(self.queue, call, now, self.rates, drawable, ready)
+        return predict(self.queue, call, now, self.ranking.rates, drawable, ready)
 
     def _leave(self, call: Call, reason: Reason, now: float, wait: float | None = None) -> None:
         """Stop waiting, unserved."""
@@ -489,8 +459,8 @@ class Pool:
         estimate = call.acquire.estimate
         call.charge = charge = self.budget.charge(estimate, call.model)
         call.usage = estimated_usage(estimate)
-        call.vector = self._vector(charge)
-        call.share = self._share(call.vector)
+        call.vector = self.ranking.vector(charge)
+        call.share = self.ranking.share(call.vector)
         never = self.budget.never_fits(charge)
         if never is not None:
             message = (
@@ -515,15 +485,6 @@ class Pool:
     def _never_fits(self, call: Call, lack: Lack) -> bool:
         """A limit became lower, or the headroom leaves too little: could the call ever go?"""
         return lack.headroom or self.budget.never_fits(call.charge) is not None
-
-    def _vector(self, charge: Charge) -> tuple[float, ...]:
-        return tuple([charge.of(resource) for resource in self._resources])
-
-    def _share(self, vector: tuple[float, ...]) -> float:
-        share = 0.0
-        for amount, limit in zip(vector, self._nominal, strict=True):
-            share = max(share, amount / limit)
-        return share
 
     def _flow(self, call: Call) -> Flow:
         flow = self.queue.tiers[call.tier].flow(call.party.tenant, call.weight, self._ceilings.get(call.party.tenant))
