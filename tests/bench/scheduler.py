@@ -16,7 +16,8 @@ from sluicegate.broker.core.config import LimitConfig, PoolConfig, Snapshot, Ten
 from sluicegate.broker.core.dispatcher import Dispatcher
 from sluicegate.broker.core.effects import Effect, Granted
 from sluicegate.broker.core.events import Acquire, Settle, Tick
-from sluicegate.broker.core.units import Estimate, Usage, Workload
+from sluicegate.broker.core.units import Workload
+from sluicegate.wire.values import Estimate, Usage
 from sluicegate.wire.words import Provider, Resource
 
 DEPTHS = ((100, 10), (10_000, 1_000), (100_000, 10_000))

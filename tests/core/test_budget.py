@@ -9,7 +9,8 @@ import pytest
 
 from sluicegate.broker.core.budget import Budget
 from sluicegate.broker.core.config import LimitConfig, PoolConfig
-from sluicegate.broker.core.units import DAY, Charge, Estimate, MeterKey, MeterReading, QuotaRejection, Usage
+from sluicegate.broker.core.units import DAY, Charge, MeterKey
+from sluicegate.wire.values import Estimate, MeterReading, QuotaRejection, Usage
 from sluicegate.wire.words import Algorithm, LearnLimits, Provider, Resource
 
 TOKENS = MeterKey(Resource.TOKENS, 60.0)

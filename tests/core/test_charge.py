@@ -8,8 +8,9 @@ import math
 import pytest
 
 from sluicegate.broker.core.charge import admission, corrected, rule, sane, window_of
-from sluicegate.broker.core.units import DAY, MINUTE, Charge, Estimate, Usage
+from sluicegate.broker.core.units import DAY, MINUTE, Charge
 from sluicegate.testing.limits import openai_charge
+from sluicegate.wire.values import Estimate, Usage
 from sluicegate.wire.words import Algorithm, Provider, Resource
 
 CALL = Estimate(input_tokens=900, output_tokens=200, max_output_tokens=1000, characters=4000, choices=2)

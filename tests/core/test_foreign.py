@@ -9,7 +9,8 @@ from sluicegate.broker.core.bucket import Bucket
 from sluicegate.broker.core.foreign import ForeignUse, Sample
 from sluicegate.broker.core.ratio import OutputShare
 from sluicegate.broker.core.span import ChargeSpans
-from sluicegate.broker.core.units import Charge, MeterReading
+from sluicegate.broker.core.units import Charge
+from sluicegate.wire.values import MeterReading
 from sluicegate.wire.words import Resource
 from tests.core.test_meter import bucket
 

@@ -11,8 +11,9 @@ import pytest
 from sluicegate.broker.core.bucket import Bucket
 from sluicegate.broker.core.history import History, Log
 from sluicegate.broker.core.meter import Terms
-from sluicegate.broker.core.units import MeterKey, MeterReading
+from sluicegate.broker.core.units import MeterKey
 from sluicegate.broker.core.window import FixedWindow
+from sluicegate.wire.values import MeterReading
 from sluicegate.wire.words import LearnLimits, Resource
 
 KEY = MeterKey(Resource.TOKENS, 60.0)

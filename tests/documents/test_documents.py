@@ -14,7 +14,8 @@ from sluicegate.broker.core.documents import Compiled, compile_documents
 from sluicegate.broker.core.findings import Severity
 from sluicegate.broker.core.manifests import RawDocument
 from sluicegate.broker.core.references import globs_meet
-from sluicegate.broker.core.units import MeterKey, UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.broker.core.units import MeterKey
+from sluicegate.wire.values import UseCached, UseDegraded, UseModel, UsePool
 from sluicegate.wire.words import LearnLimits, Resource
 
 

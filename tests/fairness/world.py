@@ -17,8 +17,9 @@ from sluicegate.broker.core.config import LimitConfig, PoolConfig, Snapshot, Ten
 from sluicegate.broker.core.dispatcher import Dispatcher
 from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Rejected
 from sluicegate.broker.core.events import Acquire, Event, Observe, Settle, Tick
-from sluicegate.broker.core.units import Criticality, Estimate, MeterReading, QuotaRejection, Usage, Workload
+from sluicegate.broker.core.units import Workload
 from sluicegate.testing.limits import Admitted, Demand, LimitsConfig, MeterConfig, ProviderLimits
+from sluicegate.wire.values import Criticality, Estimate, MeterReading, QuotaRejection, Usage
 from sluicegate.wire.words import ErrorClass, Latency, Provider, Resource
 
 

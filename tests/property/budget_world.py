@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from sluicegate.broker.core.budget import Budget
 from sluicegate.broker.core.config import LimitConfig, PoolConfig
-from sluicegate.broker.core.units import Charge, Estimate, MeterReading, QuotaRejection, Usage
+from sluicegate.broker.core.units import Charge
 from sluicegate.testing.foreign import ForeignConfig, ForeignUse
 from sluicegate.testing.limits import (
     AdmissionRule,
@@ -28,6 +28,7 @@ from sluicegate.testing.limits import (
     openai_charge,
 )
 from sluicegate.testing.truth import AccountedLimits
+from sluicegate.wire.values import Estimate, MeterReading, QuotaRejection, Usage
 from sluicegate.wire.words import Algorithm, Provider, Resource
 
 

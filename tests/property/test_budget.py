@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from sluicegate.broker.core.budget import Budget
 from sluicegate.broker.core.config import LimitConfig, PoolConfig
-from sluicegate.broker.core.units import Charge, Estimate, MeterReading, QuotaRejection, Usage
+from sluicegate.broker.core.units import Charge
 from sluicegate.testing.limits import MeterConfig
+from sluicegate.wire.values import Estimate, MeterReading, QuotaRejection, Usage
 from sluicegate.wire.words import Algorithm, LearnLimits, Provider, Resource
 from tests.property.budget_world import Setup, World
 

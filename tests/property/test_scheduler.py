@@ -14,7 +14,8 @@ from sluicegate.broker.core.config import LimitConfig, PoolConfig, Snapshot, Ten
 from sluicegate.broker.core.dispatcher import Dispatcher
 from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Rejected, Settled
 from sluicegate.broker.core.events import Acquire, Cancel, Configure, Event, SessionLost, Settle, Tick
-from sluicegate.broker.core.units import Chain, Criticality, Estimate, Usage, UseDegraded, UsePool, Workload
+from sluicegate.broker.core.units import Workload
+from sluicegate.wire.values import Chain, Criticality, Estimate, Usage, UseDegraded, UsePool
 from sluicegate.wire.words import ErrorClass, Latency, Outcome, Provider, Resource
 
 TIERS = (

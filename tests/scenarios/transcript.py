@@ -37,7 +37,8 @@ from sluicegate.broker.core.config import (
 from sluicegate.broker.core.dispatcher import Dispatcher
 from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Rejected, Requeued, Settled
 from sluicegate.broker.core.events import Acquire, Attach, Cancel, Configure, Event, Observe, SessionLost, Settle, Tick
-from sluicegate.broker.core.units import (
+from sluicegate.broker.core.units import Workload
+from sluicegate.wire.values import (
     Chain,
     Criticality,
     Estimate,
@@ -49,7 +50,6 @@ from sluicegate.broker.core.units import (
     UseDegraded,
     UseModel,
     UsePool,
-    Workload,
 )
 from sluicegate.wire.words import (
     Algorithm,

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.sidecar.core.criticality import InvalidValueError, read_criticality, strip_baggage
-from sluicegate.sidecar.core.values import Chain, Criticality, UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.sidecar.core.criticality import Asked, InvalidValueError, read_criticality, strip_baggage
+from sluicegate.wire.values import Chain, UseCached, UseDegraded, UseModel, UsePool
 from sluicegate.wire.words import Latency
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 
-def read(*headers: tuple[str, str], defaults: Criticality | None = None) -> Criticality:
-    return read_criticality(headers, defaults or Criticality(), NOW)
+def read(*headers: tuple[str, str], defaults: Asked | None = None) -> Asked:
+    return read_criticality(headers, defaults or Asked(), NOW)
 
 
 def test_every_header():
@@ -33,13 +33,11 @@ def test_every_header():
         ("x-sluicegate-orchestrator", "true"),
     )
     fallback = (UseModel("gpt-4o-mini"), UsePool("claude-sonnet"), UseCached(600.0), UseDegraded())
-    assert got == Criticality(
-        "acme/acme", "chat", Latency.NEAR_REAL_TIME, 0.8, 600.0, fallback, Chain("job-7", 2, 5), True
-    )
+    assert got == Asked("chat", Latency.NEAR_REAL_TIME, 0.8, 600.0, fallback, Chain("job-7", 2, 5), True, "acme/acme")
 
 
 def test_headers_over_baggage_over_defaults():
-    defaults = Criticality(task_type="from-pod", latency=Latency.BATCH, max_wait=9.0)
+    defaults = Asked(task_type="from-pod", latency=Latency.BATCH, max_wait=9.0)
     got = read(
         ("baggage", "a=b, sluicegate.latency=real-time;x=y, sluicegate.task-type=from%2Dbaggage, sluicegate.new=1"),
         ("x-sluicegate-task-type", "from-header"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.sidecar.core.headers import read_meters, retry_after
-from sluicegate.sidecar.core.values import MeterReading
+from sluicegate.wire.values import MeterReading
 from sluicegate.wire.words import Provider, Resource
 
 DATE = "Sat, 15 Mar 2025 12:57:59 GMT"

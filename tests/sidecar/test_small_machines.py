@@ -14,9 +14,9 @@ from sluicegate.sidecar.core.providers import ErrorShape, table_of
 from sluicegate.sidecar.core.repeat import RefusedCalls
 from sluicegate.sidecar.core.routes import Route, Routes, target_of
 from sluicegate.sidecar.core.safeshare import SafeShares, Share
-from sluicegate.sidecar.core.values import Estimate
 from sluicegate.sidecar.settings import SettingsError, read_settings
 from sluicegate.sidecar.upstream import check_endpoint
+from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import Latency, Outcome, Provider, Reason, Resource
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sluicegate.sidecar.core.providers import Wire
 from sluicegate.sidecar.core.usage import EventReader, JsonReader, OpaqueReader, reader_for, usage_of
-from sluicegate.sidecar.core.values import Usage
+from sluicegate.wire.values import Usage
 
 
 def data(body: object, end: str = "\n\n") -> bytes:

@@ -12,19 +12,12 @@ from sluicegate.broker.core.budget import MeterStatus
 from sluicegate.broker.core.config import PoolConfig
 from sluicegate.broker.core.effects import Decision, FellBack, Granted, Rejected, Requeued
 from sluicegate.broker.core.status import PoolStatus, TenantStatus, WaitingCall
-from sluicegate.broker.core.units import (
-    FallbackOption,
-    MeterKey,
-    SafeShare,
-    UseCached,
-    UseDegraded,
-    UseModel,
-    UsePool,
-)
+from sluicegate.broker.core.units import MeterKey, SafeShare
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import config_service_pb2, introspection_service_pb2, types_pb2
 from sluicegate.wire import convert
 from sluicegate.wire.errors import Refusal
+from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool
 from sluicegate.wire.words import Mitigation
 
 

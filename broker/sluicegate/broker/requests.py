@@ -13,7 +13,12 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from sluicegate.broker.core.events import Acquire, Attach, Observe, Settle
-from sluicegate.broker.core.units import (
+from sluicegate.broker.core.units import Workload
+from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.v1 import types_pb2
+from sluicegate.wire import convert
+from sluicegate.wire.errors import Violation
+from sluicegate.wire.values import (
     Chain,
     Criticality,
     Estimate,
@@ -25,12 +30,7 @@ from sluicegate.broker.core.units import (
     UseDegraded,
     UseModel,
     UsePool,
-    Workload,
 )
-from sluicegate.v1 import budget_service_pb2 as pb
-from sluicegate.v1 import types_pb2
-from sluicegate.wire import convert
-from sluicegate.wire.errors import Violation
 from sluicegate.wire.words import ErrorClass
 
 MAX_ID = 128

@@ -16,11 +16,12 @@ from sluicegate.broker import answers
 from sluicegate.broker.core.config import EMPTY, Snapshot
 from sluicegate.broker.core.events import Acquire, SessionLost
 from sluicegate.broker.core.resolve import Refusal, Resolver
-from sluicegate.broker.core.units import Estimate, SafeShare, Workload
+from sluicegate.broker.core.units import SafeShare, Workload
 from sluicegate.broker.outbox import Outbox
 from sluicegate.broker.runtime import Answer, Runtime
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.wire import convert
+from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import OnBrokerUnavailable
 
 log = logging.getLogger(__name__)

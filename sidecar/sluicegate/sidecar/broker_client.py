@@ -22,13 +22,13 @@ import grpc.aio
 from sluicegate.sidecar import messages
 from sluicegate.sidecar.core.routes import Route, Routes
 from sluicegate.sidecar.core.safeshare import SafeShares
-from sluicegate.sidecar.core.values import Estimate, MeterReading
 from sluicegate.sidecar.held import Answer, HeldCall, Outbox, refusal, unsent
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import budget_service_pb2_grpc
 from sluicegate.wire import convert
 from sluicegate.wire.channel import client_options
+from sluicegate.wire.values import Estimate, MeterReading
 from sluicegate.wire.words import OnBrokerUnavailable, Outcome, Reason
 
 log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from sluicegate.sidecar.core.plan import Duty, Plan, State, Step
 from sluicegate.sidecar.core.providers import Wire
 from sluicegate.sidecar.core.repeat import RefusedCalls
 from sluicegate.sidecar.core.usage import EventReader, JsonReader, OpaqueReader, reader_for
-from sluicegate.sidecar.core.values import SUCCESS, Estimate, Usage, Verdict
+from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.sidecar.inbound import Inbound, backward_headers
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.relay import Body, ClientGoneError, Kept, Response, decoder_for, first_bytes, relay
@@ -38,6 +38,7 @@ from sluicegate.sidecar.way import way_of
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
+from sluicegate.wire.values import Estimate, Usage
 from sluicegate.wire.words import ErrorClass, Outcome, Provider, Reason
 
 _MAX_ERROR_BODY = 1024 * 1024

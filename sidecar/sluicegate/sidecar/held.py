@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sluicegate.sidecar import messages
-from sluicegate.sidecar.core.values import Estimate, Verdict
+from sluicegate.sidecar.core.verdict import Verdict
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.wire import convert
 from sluicegate.wire.channel import MAX_BATCH
+from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import ErrorClass, Reason
 
 T = TypeVar("T")

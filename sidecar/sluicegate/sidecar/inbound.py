@@ -12,11 +12,10 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from sluicegate.sidecar.core.criticality import PREFIX, strip_baggage
+from sluicegate.sidecar.core.criticality import PREFIX, Asked, strip_baggage
 from sluicegate.sidecar.core.errors import Refusal, refuse
 from sluicegate.sidecar.core.providers import Api, ProviderTable
 from sluicegate.sidecar.core.routes import Target
-from sluicegate.sidecar.core.values import Criticality
 from sluicegate.wire.words import Reason
 
 # RFC 9110 section 7.6.1, and what the client of the next hop writes itself.
@@ -76,7 +75,7 @@ class Inbound:
     body: dict[str, Any]
     model: str
     stream: bool
-    criticality: Criticality
+    criticality: Asked
     credential: str
     fingerprint: str
     key: bytes

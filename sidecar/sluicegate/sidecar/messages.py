@@ -5,9 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sluicegate.sidecar.core.criticality import Asked
 from sluicegate.sidecar.core.routes import Route
 from sluicegate.sidecar.core.safeshare import Share
-from sluicegate.sidecar.core.values import (
+from sluicegate.sidecar.core.verdict import Verdict
+from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.v1 import types_pb2
+from sluicegate.wire import convert
+from sluicegate.wire.values import (
     Criticality,
     Estimate,
     FallbackOption,
@@ -18,11 +23,7 @@ from sluicegate.sidecar.core.values import (
     UseDegraded,
     UseModel,
     UsePool,
-    Verdict,
 )
-from sluicegate.v1 import budget_service_pb2 as pb
-from sluicegate.v1 import types_pb2
-from sluicegate.wire import convert
 from sluicegate.wire.words import Provider
 
 
@@ -33,7 +34,7 @@ def call_request(
     model: str,
     fingerprint: str,
     estimate: Estimate,
-    criticality: Criticality,
+    criticality: Asked,
 ) -> pb.CallRequest:
     """The request for one slot."""
     return pb.CallRequest(

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sluicegate.sidecar.core.criticality import InvalidValueError, read_criticality
-from sluicegate.sidecar.core.values import Criticality
+from sluicegate.sidecar.core.criticality import Asked, InvalidValueError, read_criticality
 from sluicegate.wire.durations import parse as parse_duration
 
 PREFIX = "SLUICEGATE_SIDECAR_"
@@ -43,7 +42,7 @@ class Settings:
     fingerprint_salt: str = "sluicegate"
     pool: str = ""
     """The pod's default pool; empty: resolved from provider, model and key."""
-    defaults: Criticality = field(default_factory=Criticality)
+    defaults: Asked = field(default_factory=Asked)
     extra_ca: Path | None = None
     """PEM file of certificate authorities that are trusted besides the system's."""
     max_body: int = 32 * MIB
@@ -147,7 +146,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             given[entry.name] = reader(text)
         except ValueError as problem:
             problems.append(f"{name}: {text!r} is not allowed; allowed: {problem}")
-    defaults = Criticality()
+    defaults = Asked()
     for name in _DEFAULTS:
         variable = f"{PREFIX}DEFAULT_{name.upper()}"
         text = environment.get(variable, "")

@@ -20,8 +20,9 @@ from sluicegate.broker.core.config import LimitConfig, PoolConfig
 from sluicegate.broker.core.meter import Meter, Terms
 from sluicegate.broker.core.ratio import OutputShare
 from sluicegate.broker.core.span import ChargeSpans
-from sluicegate.broker.core.units import DAY, MINUTE, Charge, Estimate, MeterKey, MeterReading, QuotaRejection, Usage
+from sluicegate.broker.core.units import DAY, MINUTE, Charge, MeterKey
 from sluicegate.broker.core.window import FixedWindow
+from sluicegate.wire.values import Estimate, MeterReading, QuotaRejection, Usage
 from sluicegate.wire.words import Algorithm, LearnLimits, Provider, Resource
 
 _MOST_METERS = 16

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from sluicegate.broker.core.units import DAY, MINUTE, Charge, Estimate, Usage
+from sluicegate.broker.core.units import DAY, MINUTE, Charge
+from sluicegate.wire.values import Estimate, Usage
 from sluicegate.wire.words import Algorithm, Provider, Resource
 
 UNCAPPED_OUTPUT = 16

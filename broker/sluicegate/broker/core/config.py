@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sluicegate.broker.core.units import FallbackOption, MeterKey
+from sluicegate.broker.core.units import MeterKey
+from sluicegate.wire.values import FallbackOption
 from sluicegate.wire.words import Algorithm, Latency, LearnLimits, OnBrokerUnavailable, Provider, Resource, Unmanaged
 
 

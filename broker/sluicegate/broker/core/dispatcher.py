@@ -41,15 +41,8 @@ from sluicegate.broker.core.pool import Pool
 from sluicegate.broker.core.refuse import Unserved, explain, mitigation_of
 from sluicegate.broker.core.resolve import Passthrough, Refusal, Resolver, apply_criticality
 from sluicegate.broker.core.status import PoolStatus, TenantStatus, WaitingCall
-from sluicegate.broker.core.units import (
-    FallbackOption,
-    MeterKey,
-    SafeShare,
-    UseCached,
-    UseDegraded,
-    UseModel,
-    UsePool,
-)
+from sluicegate.broker.core.units import MeterKey, SafeShare
+from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool
 from sluicegate.wire.words import Outcome, Reason
 
 _ANSWERS = 10_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sluicegate.broker.core.units import FallbackOption, MeterKey
+from sluicegate.broker.core.units import MeterKey
+from sluicegate.wire.values import FallbackOption
 from sluicegate.wire.words import Mitigation, Outcome, Reason
 
 

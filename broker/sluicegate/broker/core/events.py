@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sluicegate.broker.core.config import Snapshot
-from sluicegate.broker.core.units import Criticality, Estimate, MeterReading, QuotaRejection, Usage, Workload
+from sluicegate.broker.core.units import Workload
+from sluicegate.wire.values import Criticality, Estimate, MeterReading, QuotaRejection, Usage
 from sluicegate.wire.words import ErrorClass, Provider
 
 

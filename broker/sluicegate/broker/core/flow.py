@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 
 from sluicegate.broker.core.effects import Granted, Party
 from sluicegate.broker.core.events import Acquire
-from sluicegate.broker.core.units import Chain, Charge, FallbackOption, MeterKey
+from sluicegate.broker.core.units import Charge, MeterKey
+from sluicegate.wire.values import Chain, FallbackOption
 from sluicegate.wire.words import Latency, Outcome, Reason
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.foreign import ForeignUse, Sample
 from sluicegate.broker.core.history import History, Log
-from sluicegate.broker.core.units import MeterKey, MeterReading
+from sluicegate.broker.core.units import MeterKey
+from sluicegate.wire.values import MeterReading
 from sluicegate.wire.words import Algorithm, LearnLimits, Resource
 
 OVERTAKING = 0.1  # seconds: calls granted so close together may reach the provider in any order

@@ -33,7 +33,8 @@ from sluicegate.broker.core.queue import PoolQueue
 from sluicegate.broker.core.ranking import Ranking
 from sluicegate.broker.core.refuse import Unserved
 from sluicegate.broker.core.retry import Final, estimated_usage, judge, real_usage
-from sluicegate.broker.core.units import Charge, MeterKey, MeterReading, QuotaRejection
+from sluicegate.broker.core.units import Charge, MeterKey
+from sluicegate.wire.values import MeterReading, QuotaRejection
 from sluicegate.wire.words import ErrorClass, Reason, Resource
 
 _SHORTEST_SLEEP = 0.001

@@ -17,7 +17,7 @@ from itertools import combinations
 
 from sluicegate.broker.core.config import DEFAULT_TIERS, FailoverConfig, PoolConfig, TaskConfig, TenantConfig
 from sluicegate.broker.core.findings import Finding, Severity, shown
-from sluicegate.broker.core.units import FallbackOption, UseModel, UsePool
+from sluicegate.wire.values import FallbackOption, UseModel, UsePool
 
 Sources = Mapping[tuple[str, str], str]
 

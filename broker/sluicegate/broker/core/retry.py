@@ -18,7 +18,8 @@ from zlib import crc32
 
 from sluicegate.broker.core.events import Settle
 from sluicegate.broker.core.flow import Call
-from sluicegate.broker.core.units import Charge, Estimate, Usage
+from sluicegate.broker.core.units import Charge
+from sluicegate.wire.values import Estimate, Usage
 from sluicegate.wire.words import ErrorClass, Reason
 
 TRANSIENT_ATTEMPTS = 3

@@ -15,7 +15,8 @@ from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.history import Log
 from sluicegate.broker.core.meter import OVERTAKING
 from sluicegate.broker.core.ratio import OutputShare
-from sluicegate.broker.core.units import Charge, MeterReading
+from sluicegate.broker.core.units import Charge
+from sluicegate.wire.values import MeterReading
 
 _SHORTEST = 3.0
 _LONG_ENOUGH = 20.0

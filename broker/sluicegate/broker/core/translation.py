@@ -26,8 +26,9 @@ from sluicegate.broker.core.config import (
     TierConfig,
 )
 from sluicegate.broker.core.findings import Severity, shown
-from sluicegate.broker.core.units import FallbackOption, MeterKey, UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.broker.core.units import MeterKey
 from sluicegate.wire import durations
+from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool
 from sluicegate.wire.words import Algorithm
 
 H = TypeVar("H", bound=Hashable)

@@ -16,8 +16,9 @@ from typing import Any, cast
 
 from sluicegate.sidecar.core.headers import read_meters
 from sluicegate.sidecar.core.headers import retry_after as header_wait
-from sluicegate.sidecar.core.values import SUCCESS, QuotaRejection, Verdict
+from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.wire.durations import parse as parse_duration
+from sluicegate.wire.values import QuotaRejection
 from sluicegate.wire.words import ErrorClass, Provider, Resource
 
 MINUTE = 60.0

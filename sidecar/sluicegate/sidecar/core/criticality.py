@@ -10,21 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 from urllib.parse import unquote
 
 from sluicegate.sidecar.core.headers import parse_instant
-from sluicegate.sidecar.core.values import (
-    Chain,
-    Criticality,
-    FallbackOption,
-    UseCached,
-    UseDegraded,
-    UseModel,
-    UsePool,
-)
 from sluicegate.wire.durations import parse as parse_duration
+from sluicegate.wire.values import Chain, Criticality, FallbackOption, UseCached, UseDegraded, UseModel, UsePool
 from sluicegate.wire.words import Latency, from_kebab
 
 PREFIX = "x-sluicegate-"
@@ -49,6 +42,13 @@ _CHAIN_ID = re.compile(r"[!-:<-~]{1,128}", re.ASCII)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Asked(Criticality):
+    """What a call says of itself: its criticality, and the tenant that it claims (empty: the workload's own)."""
+
+    tenant: str = ""
+
+
 class InvalidValueError(ValueError):
     """A header or baggage member that cannot be read: `where` it stood, its `value`, what is `allowed`."""
 
@@ -59,7 +59,7 @@ class InvalidValueError(ValueError):
         super().__init__(f"{where}: {self.value!r} is not allowed; allowed: {allowed}")
 
 
-def read_criticality(headers: Iterable[tuple[str, str]], defaults: Criticality, wall_now: datetime) -> Criticality:
+def read_criticality(headers: Iterable[tuple[str, str]], defaults: Asked, wall_now: datetime) -> Asked:
     """The criticality of a call. `headers`: all of the request's, names in any case; `wall_now` with a zone, for
     deadlines that are instants. Raises InvalidValueError."""
     said: dict[str, tuple[str, str]] = {}
@@ -82,7 +82,7 @@ def read_criticality(headers: Iterable[tuple[str, str]], defaults: Criticality, 
     return _build(said, defaults, wall_now)
 
 
-def _build(said: Mapping[str, tuple[str, str]], defaults: Criticality, wall_now: datetime) -> Criticality:
+def _build(said: Mapping[str, tuple[str, str]], defaults: Asked, wall_now: datetime) -> Asked:
     def take(field: str, parse: Callable[[str], T], default: T) -> T:
         found = said.get(field)
         if found is None:
@@ -95,7 +95,7 @@ def _build(said: Mapping[str, tuple[str, str]], defaults: Criticality, wall_now:
         except ValueError as problem:
             raise InvalidValueError(where, value, str(problem)) from None
 
-    return Criticality(
+    return Asked(
         tenant=take("tenant", _tenant, defaults.tenant),
         task_type=take("task-type", _task_type, defaults.task_type),
         latency=take("latency", _latency, defaults.latency),

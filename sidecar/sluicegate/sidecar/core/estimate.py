@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from sluicegate.sidecar.core.providers.api import Api, Wire
-from sluicegate.sidecar.core.values import Estimate
+from sluicegate.wire.values import Estimate
 
 O200K = "o200k_base"
 CL100K = "cl100k_base"

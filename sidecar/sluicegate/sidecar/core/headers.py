@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from sluicegate.sidecar.core.values import MeterReading
 from sluicegate.wire.durations import parse as parse_duration
+from sluicegate.wire.values import MeterReading
 from sluicegate.wire.words import Provider, Resource
 
 _MAX_AMOUNT = 1e12

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sluicegate.sidecar.core.values import Estimate
+from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import Resource
 
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 import orjson
 
 from sluicegate.sidecar.core.providers.api import Wire
-from sluicegate.sidecar.core.values import Usage
+from sluicegate.wire.values import Usage
 
 MAX_HELD = 4 * 1024 * 1024
 _TAIL = 64 * 1024

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one provider response was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sluicegate.wire.values import QuotaRejection
+from sluicegate.wire.words import ErrorClass
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one provider response was. `quota` only with QUOTA; `retry_after`: what overload and server errors asked."""
+
+    error_class: ErrorClass
+    quota: QuotaRejection | None = None
+    retry_after: float | None = None
+
+    @property
+    def retriable(self) -> bool:
+        """Whether the broker may send the call again, or elsewhere, while nothing has reached the app."""
+        return self.error_class in _RETRIABLE
+
+
+_RETRIABLE = frozenset(
+    {ErrorClass.QUOTA, ErrorClass.OVERLOAD, ErrorClass.SERVER, ErrorClass.NETWORK, ErrorClass.BILLING}
+)
+
+SUCCESS = Verdict(ErrorClass.NONE)
