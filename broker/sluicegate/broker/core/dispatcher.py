@@ -274,8 +274,7 @@ class Dispatcher:
 
     def _finish(self, pool: Pool, now: float, out: list[Effect]) -> None:
         """Answer what `pool` could not serve; nothing of that waits."""
-        while pool.unserved:
-            unserved, pool.unserved = pool.unserved, []
+        while unserved := pool.take_unserved():
             for item in unserved:
                 self._unserved(item, pool, now, out)
 
