@@ -10,7 +10,7 @@ STAMP := .venv/.setup-stamp
 COMPILE := uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help setup demo test lint bench proto lock
+.PHONY: help setup demo tools test lint bench proto lock
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ setup: $(STAMP) ## build .venv with everything that the other targets need
 demo: setup ## a minute of real traffic at three times the limit, with and without Sluicegate
 	$(BIN)/sluicegate demo
 
-test: setup lint ## lint, then the whole test suite with branch coverage
+tools: setup ## the programs of a real Kubernetes for the tests, built once into the user's cache
+	$(BIN)/python -m tests.cluster.toolchain etcd kube-apiserver kubectl
+
+test: setup lint tools ## lint, then the whole test suite with branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=85
 

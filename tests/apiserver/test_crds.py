@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CustomResourceDefinitions on a real API server: good documents are taken, bad ones refused in words."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.control_plane import ControlPlane
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+POOL: dict[str, Any] = {
+    "apiVersion": "sluicegate.dev/v1alpha1",
+    "kind": "ProviderPool",
+    "metadata": {"name": "p"},
+    "spec": {
+        "provider": "OpenAI",
+        "endpoint": "https://api.openai.com/v1",
+        "models": ["m"],
+        "limits": [{"resource": "Tokens", "limit": 1000, "window": "1m"}],
+    },
+}
+POLICY: dict[str, Any] = {
+    "apiVersion": "sluicegate.dev/v1alpha1",
+    "kind": "TenantPolicy",
+    "metadata": {"name": "t", "namespace": "default"},
+    "spec": {},
+}
+
+
+def changed(document: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    out = copy.deepcopy(document)
+    out["spec"].update(fields)
+    return out
+
+
+def dry_run(plane: ControlPlane, document: dict[str, Any]) -> tuple[int, str]:
+    done = plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(document), check=False)
+    return done.returncode, done.stderr
+
+
+def test_the_examples_are_taken_as_they_stand(plane: ControlPlane):
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document and document["apiVersion"].startswith("sluicegate.dev/"):
+                document["metadata"].pop("namespace", None)
+                code, words = dry_run(plane, document)
+                assert code == 0, f"{path.name}: {words}"
+
+
+BAD = [
+    (POOL, {"provider": "OpenAi"}, "spec.provider"),
+    (POOL, {"models": []}, "spec.models"),
+    (POOL, {"models": ["m", "m"]}, "Duplicate value"),
+    (POOL, {"limits": [{"resource": "Tokens", "limit": 0, "window": "1m"}]}, "greater than or equal to 1"),
+    (POOL, {"limits": [{"resource": "Tokens", "limit": 5, "window": "a minute"}]}, "spec.limits[0].window"),
+    (POOL, {"limits": [{"resource": "Tokens", "limit": 5, "window": "1m"}] * 2}, "Duplicate value"),
+    (POOL, {"limits": [{"resource": "Tokens", "limit": 5}]}, "window"),
+    (POOL, {"dialect": "groq"}, "dialect is for provider OpenAICompatible only"),
+    (POOL, {"endpoint": "http://gateway.example/v1"}, "allowPlaintext: true"),
+    (POOL, {"endpoint": "https://user:secret@api.openai.com"}, "no user or password"),
+    (POOL, {"endpoint": "https://api.openai.com/v1?key=1"}, "no ?"),
+    (POOL, {"tiers": [{"name": "A", "guaranteedPercent": 60}, {"name": "B", "guaranteedPercent": 50}]}, "at most 100"),
+    (POOL, {"tiers": [{"name": "A", "guaranteedPercent": 60, "ceilingPercent": 50}]}, "at least guaranteedPercent"),
+    (POOL, {"tiers": [{"name": "A"}, {"name": "A"}]}, "Duplicate value"),
+    (POOL, {"access": [{"maxTier": "Free"}]}, "either namespaces"),
+    (
+        POOL,
+        {"tiers": [{"name": "A"}], "access": [{"namespaces": ["x"], "maxTier": "B"}]},
+        "must be a tier of this pool",
+    ),
+    (POOL, {"circuitBreaker": {"openFor": "10m"}}, "at least openFor"),
+    (POLICY, {"weight": 0}, "spec.weight"),
+    (POLICY, {"tasks": [{"taskType": "a"}, {"taskType": "a"}]}, "Duplicate value"),
+    (POLICY, {"tasks": [{"taskType": "a", "latency": "Fast"}]}, "RealTime"),
+    (POLICY, {"tasks": [{"taskType": "a", "fallback": [{"model": "x", "pool": "y"}]}]}, "exactly one"),
+    (POLICY, {"tasks": [{"taskType": "a", "fallback": [{}]}]}, "exactly one"),
+    (POLICY, {"allowActors": ["acme"]}, "spec.allowActors[0]"),
+    (POLICY, {"wieght": 3}, "unknown field"),
+]
+
+
+@pytest.mark.parametrize(("base", "fields", "words"), BAD, ids=[f"{i}-{words}" for i, (_, _, words) in enumerate(BAD)])
+def test_what_is_wrong_is_refused_in_words(
+    plane: ControlPlane, base: dict[str, Any], fields: dict[str, Any], words: str
+):
+    code, said = dry_run(plane, changed(base, **fields))
+    assert code != 0
+    assert words in said
+
+
+def test_a_fresh_object_has_its_defaults_and_says_that_nobody_looked_at_it_yet(plane: ControlPlane):
+    plane.apply(changed(POOL, tiers=[{"name": "A", "slo": {"waitTarget": "1s"}}]), POLICY)
+    pool = plane.get("ppool", "p")
+    assert pool["spec"]["circuitBreaker"] == {
+        "failureRatePercent": 50,
+        "minimumCalls": 10,
+        "window": "30s",
+        "openFor": "15s",
+        "maxOpenFor": "2m",
+    }
+    assert pool["spec"]["learnLimits"] == "Follow"
+    assert pool["spec"]["tiers"][0]["ceilingPercent"] == 100
+    assert pool["spec"]["tiers"][0]["slo"]["objectivePercent"] == 99
+    policy = plane.get("tpol", "t", "-n", "default")
+    assert policy["spec"]["tier"] == "Standard"
+    assert {(c["type"], c["status"], c["reason"]) for c in policy["status"]["conditions"]} == {
+        (name, "Unknown", "Pending") for name in ("Accepted", "Programmed", "Ready")
+    }
+    printed = plane.kubectl("get", "sluicegate", "-A").stdout
+    assert "PROVIDER" in printed
+    assert "TIER" in printed
+    refused = plane.kubectl("apply", "-f", "-", stdin=json.dumps(changed(POOL, provider="Mistral")), check=False)
+    assert "provider cannot change" in refused.stderr
