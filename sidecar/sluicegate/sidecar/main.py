@@ -18,11 +18,11 @@ from aiohttp import web
 from sluicegate.sidecar.admin import Admin
 from sluicegate.sidecar.broker_client import BrokerClient
 from sluicegate.sidecar.cache import ResponseCache
-from sluicegate.sidecar.call import Services
 from sluicegate.sidecar.core.estimate import OutputHistory
 from sluicegate.sidecar.core.repeat import RefusedCalls
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.proxy import Proxy
+from sluicegate.sidecar.services import Services
 from sluicegate.sidecar.settings import Settings, SettingsError, read_settings
 from sluicegate.sidecar.tokenizer import Tokenizer
 from sluicegate.sidecar.upstream import HttpTransport, Timeouts

@@ -19,7 +19,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from sluicegate.sidecar import messages
-from sluicegate.sidecar.call import Call, Services
+from sluicegate.sidecar.call import Call
 from sluicegate.sidecar.core.criticality import InvalidValueError, read_criticality
 from sluicegate.sidecar.core.errors import Explanation, Refusal, refuse
 from sluicegate.sidecar.core.estimate import Prompt, estimate, prompt_of
@@ -40,6 +40,7 @@ from sluicegate.sidecar.inbound import (
     request_key,
 )
 from sluicegate.sidecar.relay import Body, ClientGoneError, Response, relay
+from sluicegate.sidecar.services import Services
 from sluicegate.sidecar.settings import Settings
 from sluicegate.sidecar.tokenizer import Tokenizer
 from sluicegate.sidecar.upstream import UpstreamError, check_endpoint

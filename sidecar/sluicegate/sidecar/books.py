@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The books of one call: its place in the table of `core.plan`, what it owes the broker, and what is counted of it.
+
+Every way out pays what the table says is owed: a waiting call is cancelled, each sent attempt is settled exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from multidict import CIMultiDict
+
+from sluicegate.sidecar import messages
+from sluicegate.sidecar.core.errors import Explanation
+from sluicegate.sidecar.core.plan import Duty, Plan, State, Step
+from sluicegate.sidecar.core.providers import Wire
+from sluicegate.sidecar.core.usage import EventReader, JsonReader, OpaqueReader
+from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
+from sluicegate.sidecar.held import Answer
+from sluicegate.sidecar.inbound import Inbound
+from sluicegate.sidecar.services import Services
+from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.wire import convert
+from sluicegate.wire.values import Estimate, Usage
+from sluicegate.wire.words import ErrorClass, Outcome, Reason
+
+_CANCELLED = Verdict(ErrorClass.CANCELLED)
+
+
+class Books:
+    """One call's. `arrived` in monotonic seconds; `reader` is that of the attempt under way."""
+
+    def __init__(self, services: Services, inbound: Inbound, call_id: str, estimate: Estimate) -> None:
+        self.call_id = call_id
+        self.plan = Plan()
+        self.grant: pb.Grant | None = None
+        self.reader: EventReader | JsonReader | OpaqueReader = OpaqueReader()
+        self.attempts = 0
+        self.arrived = time.monotonic()
+        self._s = services
+        self._in = inbound
+        self._estimate = estimate
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the call came."""
+        return time.monotonic() - self.arrived
+
+    @property
+    def pool(self) -> str:
+        """The pool of the last attempt; empty before one, and for an unmanaged call."""
+        return self.grant.pool if self.grant is not None else ""
+
+    def granted(self, grant: pb.Grant) -> None:
+        """An attempt begins."""
+        self.plan.advance(Step.GRANT)
+        self.grant = grant
+        self.attempts += 1
+        self.reader = OpaqueReader()
+
+    def explain(self, headers: CIMultiDict[str], grant: pb.Grant) -> None:
+        """Counts the call under the grant's outcome and says it in `headers`."""
+        outcome = convert.OUTCOME.from_proto(grant.outcome) or Outcome.GRANTED
+        waited = convert.from_duration(grant.waited)
+        self._s.metrics.wait.labels(self._in.table.provider.value).observe(waited)
+        self.count_call(outcome, grant.reason)
+        explanation = Explanation(outcome, grant.reason, grant.pool, waited, self.attempts, grant.binding_limit)
+        for name, value in explanation.headers():
+            headers[name] = value
+
+    def count_call(self, outcome: Outcome, reason: str) -> None:
+        """Counts the call once, under what became of it."""
+        self._s.metrics.calls.labels(self._in.table.provider.value, outcome.value, reason).inc()
+
+    def count_fault(self, provider: str, fault: str, times: float = 1.0) -> None:
+        """Counts something that a provider did wrong."""
+        self._s.metrics.faults.labels(provider, fault).inc(times)
+
+    def ask_again(self, verdict: Verdict, *, dispatched: bool) -> asyncio.Future[Answer]:
+        """Settles a failed attempt of which nothing reached the app, and waits for the broker's word."""
+        assert self.grant is not None
+        self._count(verdict)
+        self.plan.advance(Step.RETRIABLE)
+        settlement = messages.settlement(
+            self.call_id, self.grant.attempt, verdict, dispatched=dispatched, retriable=True, usage=None
+        )
+        return self._s.broker.settle_and_wait(settlement)
+
+    def client_gone(self) -> None:
+        """The app went away, wherever the call is: pays what is owed."""
+        if self.plan.state is State.DONE:
+            return
+        duty = self.plan.advance(Step.CLIENT_GONE)
+        self.count_call(Outcome.CANCELLED, Reason.CANCELLED.value)
+        if duty is Duty.CANCEL:
+            self._s.broker.cancel(self.call_id)
+        elif duty is Duty.SETTLE:
+            usage = self.reader.usage
+            if usage is not None and isinstance(self.reader, EventReader):
+                # What had been produced by then: an event bears about a token.
+                usage = Usage(
+                    usage.input_tokens, max(usage.output_tokens, self.reader.events), usage.cached_input_tokens
+                )
+            self._settle(_CANCELLED, dispatched=True, usage=usage)
+
+    def finish(self, step: Step, verdict: Verdict, *, dispatched: bool = True) -> None:
+        """The last attempt ended."""
+        self.plan.advance(step)
+        self._settle(verdict, dispatched=dispatched, usage=self.reader.usage)
+
+    def _count(self, verdict: Verdict) -> None:
+        labels = (self._in.table.provider.value, self.pool, verdict.error_class.value)
+        self._s.metrics.attempts.labels(*labels).inc()
+
+    def _settle(self, verdict: Verdict, *, dispatched: bool, usage: Usage | None) -> None:
+        assert self.grant is not None
+        self._count(verdict)
+        settlement = messages.settlement(
+            self.call_id, self.grant.attempt, verdict, dispatched=dispatched, retriable=False, usage=usage
+        )
+        self._s.broker.settle(settlement)
+        if usage is None:
+            return
+        provider, pool = self._in.table.provider.value, self.grant.pool
+        tokens = self._s.metrics.tokens
+        tokens.labels(provider, pool, "input").inc(usage.input_tokens)
+        tokens.labels(provider, pool, "output").inc(usage.output_tokens)
+        self._s.metrics.estimated.labels(provider, pool).inc(self._estimate.input_tokens)
+        if verdict is SUCCESS and self._in.api.wire is not Wire.EMBEDDINGS:
+            self._s.history.record(self.grant.model or self._in.model, usage.output_tokens)

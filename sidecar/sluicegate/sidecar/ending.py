@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a call ends that no provider's success ended: refused, failed, or answered here (cached, degraded)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from sluicegate.sidecar.books import Books
+from sluicegate.sidecar.cache import cache_key
+from sluicegate.sidecar.core.degraded import degraded_answer
+from sluicegate.sidecar.core.errors import Explanation, Refusal, status_of
+from sluicegate.sidecar.core.plan import Step
+from sluicegate.sidecar.core.verdict import Verdict
+from sluicegate.sidecar.inbound import Inbound
+from sluicegate.sidecar.relay import ClientGoneError, Response
+from sluicegate.sidecar.services import Services
+from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.v1 import types_pb2
+from sluicegate.wire import convert
+from sluicegate.wire.words import Outcome, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt of which nothing reached the app: the provider's response, or why there was none."""
+
+    verdict: Verdict
+    dispatched: bool
+    status: int = 0
+    headers: CIMultiDict[str] | None = None
+    body: bytes = b""
+    message: str = ""
+
+
+class Ending:
+    """The ends of one call. Each sends the whole response; ClientGoneError where nobody takes it."""
+
+    def __init__(self, services: Services, request: web.BaseRequest, inbound: Inbound, books: Books) -> None:
+        self._s = services
+        self._request = request
+        self._in = inbound
+        self._books = books
+
+    async def reject(self, reject: pb.Reject, failure: Failure | None) -> web.StreamResponse:
+        """The broker's no; after a failed attempt the app gets the provider's own response."""
+        self._books.plan.advance(Step.REJECT)
+        retry_after = convert.from_duration(reject.retry_after) if reject.HasField("retry_after") else None
+        books = self._books
+        explanation = Explanation(
+            Outcome.REJECTED, reject.reason, reject.pool, books.waited, books.attempts, reject.binding_limit
+        )
+        refusal = Refusal(
+            status_of(reject.reason),
+            reject.message or f"refused: {reject.reason}",
+            explanation,
+            retry_after,
+            reject.reason,
+            reject.mitigation,
+            reject.fits_now,
+        )
+        if failure is not None:
+            return await self.fail(failure, refusal)
+        self._s.refused.remember(self._in.key, refusal, time.monotonic())
+        return await self.refuse(refusal)
+
+    async def fail(self, failure: Failure, refusal: Refusal) -> web.StreamResponse:
+        """The provider's own response, or where there was none a refusal that says so."""
+        if failure.headers is not None:
+            return await self.original(failure, refusal)
+        status = 504 if "within" in failure.message or "nothing for" in failure.message else 502
+        text = f"the provider could not be reached: {failure.message}"
+        return await self.refuse(Refusal(status, text, refusal.explanation, refusal.retry_after))
+
+    async def original(self, failure: Failure, refusal: Refusal | None = None) -> web.StreamResponse:
+        """The provider's own response; no SDK shall repeat it by itself."""
+        assert failure.headers is not None
+        books = self._books
+        headers = failure.headers
+        headers.popall("content-length", None)
+        if books.pool:
+            headers.popall("x-should-retry", None)
+            headers["x-should-retry"] = "false"
+        if refusal is not None:
+            books.count_call(refusal.explanation.outcome, refusal.explanation.reason)
+            for name, value in refusal.explanation.headers():
+                headers[name] = value
+        elif books.grant is not None:
+            books.explain(headers, books.grant)
+        return await _send(self._request, failure.status, headers, failure.body)
+
+    async def fall_back(self, fallback: pb.Fallback, failure: Failure | None) -> web.StreamResponse:
+        """The first option that has an answer here, else a rejection."""
+        books = self._books
+        for option in (fallback.option, *fallback.next):
+            answer = self._stand_in(option, fallback.tenant)
+            if answer is None:
+                continue
+            outcome, content_type, data = answer
+            books.plan.advance(Step.ANSWER_HERE)
+            reason = Reason.CACHE_HIT if outcome is Outcome.CACHED else Reason.DEGRADED
+            explanation = Explanation(
+                outcome,
+                fallback.reason or reason.value,
+                fallback.pool,
+                books.waited,
+                books.attempts,
+                fallback.binding_limit,
+            )
+            books.count_call(outcome, explanation.reason)
+            headers: CIMultiDict[str] = CIMultiDict(explanation.headers())
+            headers["content-type"] = content_type
+            return await _send(self._request, 200, headers, data)
+        reject = pb.Reject(
+            call_id=books.call_id,
+            reason=fallback.reason,
+            message=f"refused: {fallback.reason}; no fallback had an answer",
+            pool=fallback.pool,
+            binding_limit=fallback.binding_limit,
+        )
+        if fallback.HasField("predicted_wait"):
+            reject.retry_after.CopyFrom(fallback.predicted_wait)
+        return await self.reject(reject, failure)
+
+    def _stand_in(self, option: types_pb2.FallbackOption, tenant: str) -> tuple[Outcome, str, bytes] | None:
+        inbound = self._in
+        match option.WhichOneof("kind"):
+            case "cached_max_age":
+                age = convert.from_duration(option.cached_max_age)
+                key = cache_key(inbound.path, inbound.body, inbound.fingerprint)
+                found = self._s.cache.find(tenant, key, age, time.monotonic())
+                return None if found is None else (Outcome.CACHED, found.content_type, found.body)
+            case "degrade_message":
+                made = degraded_answer(
+                    inbound.api.wire,
+                    option.degrade_message,
+                    model=inbound.model,
+                    call_id=self._books.call_id,
+                    created=int(time.time()),
+                    stream=inbound.stream,
+                )
+                return None if made is None else (Outcome.DEGRADED, *made)
+            case _:
+                return None
+
+    async def refuse(self, refusal: Refusal) -> web.StreamResponse:
+        """A refusal in the provider's shape."""
+        self._books.count_call(refusal.explanation.outcome, refusal.explanation.reason)
+        headers: CIMultiDict[str] = CIMultiDict(refusal.headers())
+        headers["content-type"] = "application/json"
+        return await _send(self._request, refusal.status, headers, refusal.body(self._in.table.shape))
+
+
+async def _send(request: web.BaseRequest, status: int, headers: CIMultiDict[str], data: bytes) -> web.StreamResponse:
+    response = Response(status=status, headers=headers)
+    response.content_length = len(data)
+    try:
+        await response.prepare(request)
+        if data:
+            await response.write(data)
+        await response.write_eof()
+    except ConnectionError:
+        raise ClientGoneError from None
+    return response

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all calls of a sidecar share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sluicegate.sidecar.broker_client import BrokerClient
+from sluicegate.sidecar.cache import ResponseCache
+from sluicegate.sidecar.core.estimate import OutputHistory
+from sluicegate.sidecar.core.repeat import RefusedCalls
+from sluicegate.sidecar.metrics import Metrics
+from sluicegate.sidecar.upstream import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One of each per sidecar. `credentials`: keys by pool."""
+
+    broker: BrokerClient
+    transport: Transport
+    metrics: Metrics
+    history: OutputHistory
+    refused: RefusedCalls
+    cache: ResponseCache
+    credentials: dict[str, str]
