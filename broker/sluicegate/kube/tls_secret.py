@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A keyring in a Secret, kept fresh by every replica that uses it.
+
+The Secret exists before (the chart makes it, empty), since RBAC cannot bound `create` by name. Whoever finds it empty
+or something in it due writes the renewed keyring with the resourceVersion that it read; of two that try at once the
+API server lets one win, and the other reads again. So there is no leader and no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime as dt
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from sluicegate.kube.certificates import Keyring, Pair, renew
+from sluicegate.kube.client import ApiError, Client, KubeError, Object
+
+log = logging.getLogger(__name__)
+
+_KEYS = ("ca.crt", "ca.key", "next-ca.crt", "next-ca.key", "bundle.crt", "tls.crt", "tls.key")
+_ATTEMPTS = 5
+_EVERY = 300.0
+_AGAIN = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """Names a Secret."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> SecretRef:
+        """`namespace/name`. Raises ValueError."""
+        namespace, slash, name = text.partition("/")
+        if not (slash and namespace and name) or "/" in name:
+            raise ValueError("must be namespace/name of a Secret")
+        return cls(namespace, name)
+
+    @property
+    def path(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/secrets/{self.name}"
+
+
+async def keep(client: Client, secret: SecretRef, name: str, hosts: Sequence[str], now: dt.datetime) -> Keyring:
+    """The keyring of `secret` at `now`, renewed there where due. Raises KubeError, also when others win each time."""
+    for _ in range(_ATTEMPTS):
+        held = await client.get(secret.path)
+        ring = read(held)
+        # Keys are made beside the event loop: they cost milliseconds.
+        fresh = await asyncio.to_thread(renew, ring, name, hosts, now)
+        if fresh is ring:
+            return fresh
+        held["data"] = {key: base64.b64encode(value).decode() for key, value in _data(fresh).items()}
+        try:
+            await client.replace(secret.path, held)
+        except ApiError as error:
+            if error.status == 409:
+                continue
+            raise
+        log.info("certificates renewed", extra={"secret": secret.name, "until": fresh.served.ends.isoformat()})
+        return fresh
+    raise KubeError(f"Secret {secret.namespace}/{secret.name} changed under each of {_ATTEMPTS} attempts")
+
+
+async def follow(
+    client: Client,
+    secret: SecretRef,
+    name: str,
+    hosts: Sequence[str],
+    changed: Callable[[Keyring], Awaitable[None]],
+    every: float = _EVERY,
+) -> None:
+    """Keeps `secret` for as long as the task lives, and calls `changed` with the first keyring and each new one."""
+    known: Keyring | None = None
+    while True:
+        pause = every
+        try:
+            ring = await keep(client, secret, name, hosts, dt.datetime.now(dt.UTC))
+            if ring != known:
+                await changed(ring)
+                known = ring
+        except KubeError as error:
+            log.warning("certificates could not be kept: %s", error)
+            pause = min(every, _AGAIN)
+        await asyncio.sleep(pause)
+
+
+def read(secret: Object) -> Keyring | None:
+    """The keyring that a Secret holds; None where it is empty or incomplete."""
+    data = {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items() if key in _KEYS}
+    if not all(data.get(key) for key in ("ca.crt", "ca.key", "bundle.crt", "tls.crt", "tls.key")):
+        return None
+    following = Pair(data["next-ca.crt"], data["next-ca.key"]) if data.get("next-ca.key") else None
+    return Keyring(
+        Pair(data["ca.crt"], data["ca.key"]), Pair(data["tls.crt"], data["tls.key"]), data["bundle.crt"], following
+    )
+
+
+def _data(ring: Keyring) -> dict[str, bytes]:
+    data = {
+        "ca.crt": ring.authority.certificate,
+        "ca.key": ring.authority.key,
+        "bundle.crt": ring.bundle,
+        "tls.crt": ring.served.certificate,
+        "tls.key": ring.served.key,
+    }
+    if ring.next_authority is not None:
+        data |= {"next-ca.crt": ring.next_authority.certificate, "next-ca.key": ring.next_authority.key}
+    return data
