@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 
-from sluicegate.broker import logs
 from sluicegate.broker.server import RunningBroker, start_broker
 from sluicegate.broker.settings import Settings, SettingsError, parse
+from sluicegate.wire import logs
 
 __all__ = ["RunningBroker", "Settings", "main", "start_broker"]
 

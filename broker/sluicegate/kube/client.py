@@ -17,7 +17,7 @@ import json
 import os
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class Client:
         """Deletes the object at `path`."""
         return await self.request("DELETE", path)
 
-    async def watch(self, path: str, resource_version: str, **query: str) -> AsyncIterator[Object]:
+    async def watch(self, path: str, resource_version: str, **query: str) -> AsyncGenerator[Object, None]:
         """The events (`type`, `object`) of the collection at `path` since `resource_version`, until the server ends.
 
         Raises ApiError 410 when that version is too old: list again.

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import uvloop
 
-from sluicegate.broker import logs
 from sluicegate.broker.main import Settings as BrokerSettings
 from sluicegate.broker.main import start_broker
 from sluicegate.sidecar.main import start_sidecar
 from sluicegate.sidecar.settings import Settings as SidecarSettings
+from sluicegate.wire import logs
 
 HOST = "127.0.0.1"
 
