@@ -10,12 +10,14 @@ what happens, `----`, and what must follow (nothing: no effect). Lines above `--
     task NS/NAME TYPE latency=batch max-wait=1 deadline=9 fallback=model:m2,pool:p,cached:60,degrade orchestrator
     configured            the lines above take effect
     fill POOL tokens/1m=600                       a response said that so much is left
-    TIME call ID tenant=NS/N tokens=100 [pool=P] [latency=..] [max-wait=..] [deadline=..] [chain=id:2/5] ...
+    TIME call ID tenant=NS/N tokens=100 [least=40] [cached=AGE] [divisible] [part] [pool=P]
+        [latency=..] [max-wait=..] [deadline=..] [chain=id:2/5] ...
     TIME settle ID [used=80] [error=quota retry-after=2] [again]
     TIME cancel ID;  TIME lost SESSION;  TIME attach ID granted|waiting age=3 tenant=.. tokens=..
     until TIME            let time pass
 
-Times are seconds. `again` on a settlement: nothing reached the app yet, the broker may try again.
+Times are seconds. `least`: what trimming may leave of the tokens. `cached=inf`: the client holds none. `again` on a
+settlement: nothing reached the app yet, the broker may try again.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from sluicegate.wire.values import (
     UseDegraded,
     UseModel,
     UsePool,
+    UseTrimmed,
 )
 from sluicegate.wire.words import (
     Algorithm,
@@ -89,6 +92,8 @@ def _option(text: str) -> FallbackOption:
             return UseCached(float(value))
         case "degrade":
             return UseDegraded(value or "busy")
+        case "trim":
+            return UseTrimmed(int(value))
     raise AssertionError(f"{text!r} is no fallback")
 
 
@@ -102,6 +107,8 @@ def _said(option: FallbackOption) -> str:
             return f"cached for {age:g} s"
         case UseDegraded(message):
             return f"degraded {message!r}"
+        case UseTrimmed(tokens):
+            return f"trimmed to {tokens} tokens"
 
 
 def _opt(fields: dict[str, str], key: str) -> float | None:
@@ -310,12 +317,15 @@ class Transcript:
             workload=Workload(fields.get("namespace", "default"), fields.get("account", "default"), labels),
             provider=from_camel(Provider, fields["provider"]) if "provider" in fields else None,
             model=fields.get("model", "gpt"),
-            estimate=Estimate(int(fields.get("tokens", 100)), 0, 0),
+            estimate=Estimate(int(fields.get("tokens", 100)), 0, 0, least_input_tokens=int(fields.get("least", 0))),
             criticality=criticality,
             pool=fields.get("pool", ""),
             tenant=fields.get("tenant", ""),
             key_fingerprint=fields.get("key", ""),
             authenticated_pools=frozenset(filter(None, fields.get("can", "").split(","))),
+            cached_age=None if "cached" not in fields else float(fields["cached"]),
+            divisible="divisible" in fields,
+            part="part" in fields,
         )
 
     # ---- time and effects
@@ -360,6 +370,7 @@ def _spell(effect: Granted | FellBack | Rejected | Requeued | Settled) -> str:
             text = f"{kebab(effect.outcome)} ({kebab(effect.reason)})"
             text += f" on {effect.pool}" if effect.pool else ""
             text += f" as {effect.model}" if effect.model else ""
+            text += f" trimmed to {effect.trim_to} tokens" if effect.trim_to else ""
             text += f" for {effect.party.tier}" if effect.party.tier else ""
             text += f" after {effect.waited:.2f} s" if effect.waited else ""
             text += f" of waiting for {effect.binding}" if effect.binding else ""
@@ -370,6 +381,7 @@ def _spell(effect: Granted | FellBack | Rejected | Requeued | Settled) -> str:
         case Rejected():
             after = "never" if effect.retry_after is None else f"{effect.retry_after:.1f} s"
             help_ = f" [{kebab(effect.mitigation)}, fits {effect.fits_now}]" if effect.mitigation != "none" else ""
+            help_ += f" [parts of {effect.part_tokens}]" if effect.part_tokens else ""
             return f"rejected ({kebab(effect.reason)}), again in: {after}{help_}: {effect.message}"
         case Requeued():
             return f"requeued ({kebab(effect.reason)}) for {effect.eligible_in:.2f} s, attempt {effect.attempt}"

@@ -17,7 +17,7 @@ from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import config_service_pb2, introspection_service_pb2, types_pb2
 from sluicegate.wire import convert
 from sluicegate.wire.errors import Refusal
-from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
 from sluicegate.wire.words import Mitigation
 
 
@@ -38,6 +38,7 @@ def grant(effect: Granted) -> pb.Grant:
         tenant=effect.party.tenant,
         tier=effect.party.tier,
         task_type=effect.party.task_type,
+        trim_to_tokens=effect.trim_to,
     )
 
 
@@ -51,6 +52,8 @@ def option(value: FallbackOption) -> types_pb2.FallbackOption:
             return types_pb2.FallbackOption(cached_max_age=convert.to_duration(max_age))
         case UseDegraded(message):
             return types_pb2.FallbackOption(degrade_message=message)
+        case UseTrimmed(tokens):
+            return types_pb2.FallbackOption(trim_input_tokens=tokens)
 
 
 def fallback(effect: FellBack) -> pb.Fallback:
@@ -81,6 +84,7 @@ def reject(effect: Rejected) -> pb.Reject:
         tenant=effect.party.tenant,
         tier=effect.party.tier,
         task_type=effect.party.task_type,
+        part_tokens=effect.part_tokens,
     )
 
 
@@ -92,6 +96,7 @@ def refusal(effect: Rejected) -> Refusal:
         "binding_limit": _binding(effect.binding),
         "mitigation": "" if effect.mitigation is Mitigation.NONE else effect.mitigation,
         "fits_now": str(effect.fits_now) if effect.fits_now > 0 else "",
+        "part_tokens": str(effect.part_tokens) if effect.part_tokens else "",
         "tenant": effect.party.tenant,
         "tier": effect.party.tier,
         "task_type": effect.party.task_type,

@@ -30,6 +30,7 @@ from sluicegate.wire.values import (
     UseDegraded,
     UseModel,
     UsePool,
+    UseTrimmed,
 )
 from sluicegate.wire.words import ErrorClass
 
@@ -128,8 +129,17 @@ def acquire(
         tenant=tenant,
         key_fingerprint=check.text("key_fingerprint", call.key_fingerprint, MAX_ID),
         authenticated_pools=pools,
+        cached_age=_cached_age(check, call),
+        divisible=call.divisible,
+        part=call.part,
     )
     return event, check.violations
+
+
+def _cached_age(check: Checked, call: pb.CallRequest) -> float | None:
+    if not call.HasField("cached"):
+        return None
+    return check.seconds("cached.age", call.cached.age) if call.cached.HasField("age") else math.inf
 
 
 def _estimate(check: Checked, estimate: types_pb2.Estimate) -> Estimate:
@@ -142,6 +152,7 @@ def _estimate(check: Checked, estimate: types_pb2.Estimate) -> Estimate:
         most,
         check.whole("estimate.characters", estimate.characters, 8 * MAX_TOKENS),
         check.whole("estimate.choices", estimate.choices, MAX_CHOICES) or 1,
+        check.whole("estimate.least_input_tokens", estimate.least_input_tokens, MAX_TOKENS),
     )
 
 
@@ -183,8 +194,11 @@ def _option(check: Checked, field: str, option: types_pb2.FallbackOption) -> Fal
             if len(option.degrade_message) > MAX_MESSAGE:
                 check.fail(f"{field}.degrade_message", f"at most {MAX_MESSAGE} characters are allowed")
             return UseDegraded(option.degrade_message)
+        case "trim_input_tokens":
+            tokens = check.whole(f"{field}.trim_input_tokens", option.trim_input_tokens, MAX_TOKENS)
+            return UseTrimmed(tokens)
         case _:
-            check.fail(field, "must say one of model, pool, cached_max_age and degrade_message")
+            check.fail(field, "must say one of model, pool, cached_max_age, degrade_message and trim_input_tokens")
             return None
 
 

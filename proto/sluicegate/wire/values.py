@@ -10,13 +10,17 @@ from sluicegate.wire.words import Latency, Resource
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a call is expected to cost, counted by the sidecar before dispatch."""
+    """What a call is expected to cost, counted by the sidecar before dispatch.
+
+    `least_input_tokens`: what is left of `input_tokens` when the history is trimmed as far as it can be; 0: it cannot.
+    """
 
     input_tokens: int
     output_tokens: int = 0
     max_output_tokens: int | None = None
     characters: int = 0
     choices: int = 1
+    least_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,14 @@ class UseDegraded:
     message: str = ""
 
 
-FallbackOption = UseModel | UsePool | UseCached | UseDegraded
+@dataclass(frozen=True, slots=True)
+class UseTrimmed:
+    """Fallback: the same call with its history trimmed to this many input tokens, oldest turns first."""
+
+    input_tokens: int
+
+
+FallbackOption = UseModel | UsePool | UseCached | UseDegraded | UseTrimmed
 
 
 @dataclass(frozen=True, slots=True)

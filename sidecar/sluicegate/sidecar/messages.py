@@ -23,6 +23,7 @@ from sluicegate.wire.values import (
     UseDegraded,
     UseModel,
     UsePool,
+    UseTrimmed,
 )
 from sluicegate.wire.words import Provider
 
@@ -50,6 +51,7 @@ def call_request(
             max_output_tokens=estimate.max_output_tokens,
             characters=estimate.characters,
             choices=estimate.choices,
+            least_input_tokens=estimate.least_input_tokens,
         ),
         criticality=_criticality(criticality),
     )
@@ -82,6 +84,8 @@ def _option(option: FallbackOption) -> types_pb2.FallbackOption:
             return types_pb2.FallbackOption(cached_max_age=convert.to_duration(max_age))
         case UseDegraded(message):
             return types_pb2.FallbackOption(degrade_message=message)
+        case UseTrimmed(tokens):
+            return types_pb2.FallbackOption(trim_input_tokens=tokens)
 
 
 def observation(call_id: str, readings: Iterable[MeterReading]) -> pb.Observation:

@@ -21,7 +21,7 @@ from itertools import islice
 from math import inf
 from typing import assert_never
 
-from sluicegate.broker.core import views
+from sluicegate.broker.core import relief, views
 from sluicegate.broker.core.config import PoolConfig, Snapshot
 from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Party, Rejected
 from sluicegate.broker.core.events import (
@@ -42,7 +42,7 @@ from sluicegate.broker.core.refuse import Unserved, explain, mitigation_of
 from sluicegate.broker.core.resolve import Passthrough, Refusal, Resolver, apply_criticality
 from sluicegate.broker.core.status import PoolStatus, TenantStatus, WaitingCall
 from sluicegate.broker.core.units import MeterKey, SafeShare
-from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
 from sluicegate.wire.words import Outcome, Reason
 
 _ANSWERS = 10_000
@@ -281,11 +281,22 @@ class Dispatcher:
     def _unserved(self, item: Unserved, pool: Pool, now: float, out: list[Effect]) -> None:
         call = item.call
         binding = None if item.lack is None else item.lack.meter
-        for index, option in enumerate(call.options):
+        relief.restore(call)
+        acquire = call.acquire
+        held_for = (acquire.cached_age or 0.0) + now - call.arrival
+        parts = relief.part_tokens(item)
+        for index, option in enumerate(call.options if not parts else ()):
             match option:
                 case UseModel() | UsePool():
                     if self._divert(call, option, pool, now, out):
                         return
+                case UseTrimmed(target):
+                    if relief.trim(call, target, item):
+                        call.options = call.options[index + 1 :]
+                        pool.offer(call, now, out)
+                        return
+                case UseCached(max_age) if acquire.cached_age is not None and held_for > max_age:
+                    pass
                 case UseCached() | UseDegraded():
                     outcome = Outcome.CACHED if isinstance(option, UseCached) else Outcome.DEGRADED
                     rest = call.options[index + 1 :]
@@ -317,6 +328,7 @@ class Dispatcher:
             binding,
             mitigation,
             fits_now,
+            parts,
         )
         self._answer(call, rejected, Outcome.REJECTED, item.reason, now, out)
 
@@ -348,7 +360,7 @@ class Dispatcher:
     ) -> Iterator[tuple[PoolConfig, str, Outcome]]:
         acquire = call.acquire
         if isinstance(option, UseModel):
-            if option.model == call.model:
+            if option.model == call.model or acquire.part:
                 return
             provider = acquire.provider or source.provider
             found = self._resolver.pools_of(provider, option.model, acquire.key_fingerprint)
@@ -358,7 +370,7 @@ class Dispatcher:
             target = self._snapshot.pools.get(option.pool)
             if target is not None and target.name != source.name and self._may_reach(call, target, source):
                 model = self._resolver.model_in(target, acquire.model, source)
-                if model is not None:
+                if model is not None and not (acquire.part and model != acquire.model):
                     yield target, model, Outcome.FALLBACK_POOL
 
     @staticmethod

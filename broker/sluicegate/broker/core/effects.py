@@ -21,7 +21,10 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A slot for `call_id` on `pool`. `model` is set where a fallback changed it; `pool` is empty when unmanaged."""
+    """A slot for `call_id` on `pool`. `model` is set where a fallback changed it; `pool` is empty when unmanaged.
+
+    `trim_to`: it is for the call with its history trimmed to so many input tokens; 0: untouched.
+    """
 
     call_id: str
     session: str
@@ -33,6 +36,7 @@ class Granted:
     attempt: int
     binding: MeterKey | None = None
     model: str = ""
+    trim_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,10 @@ class FellBack:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """No slot. `retry_after` seconds; None: never. `message` says whose fault and what to do."""
+    """No slot. `retry_after` seconds; None: never. `message` says whose fault and what to do.
+
+    `part_tokens`: the most input tokens of one part, for a divisible call that never fits whole; else 0.
+    """
 
     call_id: str
     session: str
@@ -64,6 +71,7 @@ class Rejected:
     binding: MeterKey | None = None
     mitigation: Mitigation = Mitigation.NONE
     fits_now: int = 0
+    part_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,11 @@ from sluicegate.wire.words import ErrorClass, Provider
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """A call asks for a slot. A repeat of an outstanding or recently answered call_id gets the same answer."""
+    """A call asks for a slot. A repeat of an outstanding or recently answered call_id gets the same answer.
+
+    `cached_age`: seconds since the client cached an answer to it; inf: it has none; None: not said. `divisible`: it can
+    be sent in parts. `part`: it is one, and no fallback may change its model.
+    """
 
     call_id: str
     session: str
@@ -26,6 +30,9 @@ class Acquire:
     tenant: str = ""
     key_fingerprint: str = ""
     authenticated_pools: frozenset[str] = frozenset()
+    cached_age: float | None = None
+    divisible: bool = False
+    part: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,8 @@ class Call:
         "state",
         "tier",
         "transient",
+        "trim_to",
+        "untrimmed",
         "usage",
         "vector",
         "weight",
@@ -104,6 +106,8 @@ class Call:
         self.transient = 0  # attempts that ended in a transient error
         self.model = acquire.model
         self.outcome = Outcome.GRANTED
+        self.trim_to = 0  # input tokens that its history is trimmed to; 0: untouched
+        self.untrimmed: Acquire | None = None  # what it asked for, while it is trimmed
         self.grant: Granted | None = None
         self.binding: MeterKey | None = None
         # Set by the dispatcher from policy.

@@ -162,6 +162,7 @@ class Pump:
             call.attempt,
             binding,
             "" if model == call.acquire.model else model,
+            call.trim_to,
         )
         out.append(call.grant)
         out.append(

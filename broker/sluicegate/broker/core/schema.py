@@ -193,6 +193,10 @@ class DegradeSpec(_Strict):
     message: Annotated[str, StringConstraints(min_length=1, max_length=4_096)]
 
 
+class TrimSpec(_Strict):
+    input_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
 class FallbackSpec(_Strict):
     """One entry says exactly one of these."""
 
@@ -200,6 +204,7 @@ class FallbackSpec(_Strict):
     pool: Name | None = None
     cached: CachedSpec | None = None
     degrade: DegradeSpec | None = None
+    trim: TrimSpec | None = None
 
 
 class TaskSpec(_Strict):

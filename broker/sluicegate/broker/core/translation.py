@@ -28,7 +28,7 @@ from sluicegate.broker.core.config import (
 from sluicegate.broker.core.findings import Severity, shown
 from sluicegate.broker.core.units import MeterKey
 from sluicegate.wire import durations
-from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
 from sluicegate.wire.words import Algorithm
 
 H = TypeVar("H", bound=Hashable)
@@ -137,6 +137,8 @@ def _options(entry: schema.FallbackSpec) -> Iterator[FallbackOption]:
         yield UseCached(entry.cached.max_age)
     if entry.degrade is not None:
         yield UseDegraded(entry.degrade.message)
+    if entry.trim is not None:
+        yield UseTrimmed(entry.trim.input_tokens)
 
 
 # ---- what spans fields of one document
@@ -246,7 +248,7 @@ def _tenant_problems(spec: schema.TenantPolicySpec) -> Iterator[Problem]:
     for index, task in enumerate(spec.tasks):
         for at, entry in enumerate(task.fallback):
             if len(entry.model_fields_set) != 1 or not list(_options(entry)):
-                message = "must say exactly one of model, pool, cached and degrade"
+                message = "must say exactly one of model, pool, cached, degrade and trim"
                 yield Problem(f"spec.tasks[{index}].fallback[{at}]", "", message)
 
 

@@ -34,6 +34,9 @@ class CallRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     CRITICALITY_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    DIVISIBLE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Chosen by the client, unique; a repeat gets the same answer."""
     pool: _builtins.str
@@ -44,10 +47,18 @@ class CallRequest(_message.Message):
     """Salted hash of the call's credential."""
     tenant: _builtins.str
     """The tenant that the call claims (namespace/name); empty: the workload's own."""
+    divisible: _builtins.bool
+    """It can be sent in parts (embeddings of many inputs): a Reject as never_fits then says `part_tokens`."""
+    part: _builtins.bool
+    """It is one part of a larger call, whose answers must be of one model: no fallback may change the model."""
     @_builtins.property
     def estimate(self) -> _types_pb2.Estimate: ...
     @_builtins.property
     def criticality(self) -> _types_pb2.Criticality: ...
+    @_builtins.property
+    def cached(self) -> Global___CachedAnswer:
+        """What the client's cache holds for this request. Absent: not said, and a cached fallback may miss."""
+
     def __init__(
         self,
         *,
@@ -59,14 +70,41 @@ class CallRequest(_message.Message):
         tenant: _builtins.str = ...,
         estimate: _types_pb2.Estimate | None = ...,
         criticality: _types_pb2.Criticality | None = ...,
+        cached: Global___CachedAnswer | None = ...,
+        divisible: _builtins.bool = ...,
+        part: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["criticality", b"criticality", "estimate", b"estimate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "criticality", b"criticality", "estimate", b"estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "criticality", b"criticality", "estimate", b"estimate", "key_fingerprint", b"key_fingerprint", "model", b"model", "pool", b"pool", "provider", b"provider", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "call_id", b"call_id", "criticality", b"criticality", "divisible", b"divisible", "estimate", b"estimate", "key_fingerprint", b"key_fingerprint", "model", b"model", "part", b"part", "pool", b"pool", "provider", b"provider", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallRequest: _TypeAlias = CallRequest  # noqa: Y015
+
+@_typing.final
+class CachedAnswer(_message.Message):
+    """A client's cached answer to one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """Absent: it holds none."""
+
+    def __init__(
+        self,
+        *,
+        age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CachedAnswer: _TypeAlias = CachedAnswer  # noqa: Y015
 
 @_typing.final
 class Grant(_message.Message):
@@ -85,6 +123,7 @@ class Grant(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     TASK_TYPE_FIELD_NUMBER: _builtins.int
+    TRIM_TO_TOKENS_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     pool: _builtins.str
     model: _builtins.str
@@ -99,6 +138,8 @@ class Grant(_message.Message):
     tenant: _builtins.str
     tier: _builtins.str
     task_type: _builtins.str
+    trim_to_tokens: _builtins.int
+    """Set where the slot is for the call with its history trimmed to this many input tokens."""
     @_builtins.property
     def waited(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -115,10 +156,11 @@ class Grant(_message.Message):
         tenant: _builtins.str = ...,
         tier: _builtins.str = ...,
         task_type: _builtins.str = ...,
+        trim_to_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "call_id", b"call_id", "model", b"model", "outcome", b"outcome", "pool", b"pool", "reason", b"reason", "task_type", b"task_type", "tenant", b"tenant", "tier", b"tier", "waited", b"waited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "call_id", b"call_id", "model", b"model", "outcome", b"outcome", "pool", b"pool", "reason", b"reason", "task_type", b"task_type", "tenant", b"tenant", "tier", b"tier", "trim_to_tokens", b"trim_to_tokens", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,6 +236,7 @@ class Reject(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     TASK_TYPE_FIELD_NUMBER: _builtins.int
+    PART_TOKENS_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     reason: _builtins.str
     message: _builtins.str
@@ -207,6 +250,8 @@ class Reject(_message.Message):
     tenant: _builtins.str
     tier: _builtins.str
     task_type: _builtins.str
+    part_tokens: _builtins.int
+    """The most input tokens that one part of a divisible call may have."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """After which a repeat has a chance; absent: never."""
@@ -225,10 +270,11 @@ class Reject(_message.Message):
         tenant: _builtins.str = ...,
         tier: _builtins.str = ...,
         task_type: _builtins.str = ...,
+        part_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_limit", b"binding_limit", "call_id", b"call_id", "fits_now", b"fits_now", "message", b"message", "mitigation", b"mitigation", "pool", b"pool", "reason", b"reason", "retry_after", b"retry_after", "task_type", b"task_type", "tenant", b"tenant", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_limit", b"binding_limit", "call_id", b"call_id", "fits_now", b"fits_now", "message", b"message", "mitigation", b"mitigation", "part_tokens", b"part_tokens", "pool", b"pool", "reason", b"reason", "retry_after", b"retry_after", "task_type", b"task_type", "tenant", b"tenant", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

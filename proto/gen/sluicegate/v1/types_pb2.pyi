@@ -208,6 +208,7 @@ class Estimate(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     CHARACTERS_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    LEAST_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Prompt tokens."""
     output_tokens: _builtins.int
@@ -218,6 +219,8 @@ class Estimate(_message.Message):
     """Characters of prompt text, for providers that admit by characters."""
     choices: _builtins.int
     """How many completions the request asks for; 0 means 1."""
+    least_input_tokens: _builtins.int
+    """Prompt tokens when the history is trimmed as far as it can be: system, tools and last turn. 0: it cannot be."""
     def __init__(
         self,
         *,
@@ -226,10 +229,11 @@ class Estimate(_message.Message):
         max_output_tokens: _builtins.int | None = ...,
         characters: _builtins.int = ...,
         choices: _builtins.int = ...,
+        least_input_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "max_output_tokens", b"max_output_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "characters", b"characters", "choices", b"choices", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "characters", b"characters", "choices", b"choices", "input_tokens", b"input_tokens", "least_input_tokens", b"least_input_tokens", "max_output_tokens", b"max_output_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
@@ -275,12 +279,15 @@ class FallbackOption(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     CACHED_MAX_AGE_FIELD_NUMBER: _builtins.int
     DEGRADE_MESSAGE_FIELD_NUMBER: _builtins.int
+    TRIM_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Another model of the same provider."""
     pool: _builtins.str
     """Another pool."""
     degrade_message: _builtins.str
     """The degraded answer with this message."""
+    trim_input_tokens: _builtins.int
+    """The same call with its history trimmed to this many input tokens, oldest turns first."""
     @_builtins.property
     def cached_max_age(self) -> _duration_pb2.Duration:
         """A cached response not older than this."""
@@ -292,12 +299,13 @@ class FallbackOption(_message.Message):
         pool: _builtins.str = ...,
         cached_max_age: _duration_pb2.Duration | None = ...,
         degrade_message: _builtins.str = ...,
+        trim_input_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cached_max_age", b"cached_max_age", "degrade_message", b"degrade_message", "kind", b"kind", "model", b"model", "pool", b"pool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cached_max_age", b"cached_max_age", "degrade_message", b"degrade_message", "kind", b"kind", "model", b"model", "pool", b"pool", "trim_input_tokens", b"trim_input_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_max_age", b"cached_max_age", "degrade_message", b"degrade_message", "kind", b"kind", "model", b"model", "pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_max_age", b"cached_max_age", "degrade_message", b"degrade_message", "kind", b"kind", "model", b"model", "pool", b"pool", "trim_input_tokens", b"trim_input_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["model", "pool", "cached_max_age", "degrade_message"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["model", "pool", "cached_max_age", "degrade_message", "trim_input_tokens"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -17,7 +17,16 @@ from urllib.parse import unquote
 
 from sluicegate.sidecar.core.headers import parse_instant
 from sluicegate.wire.durations import parse as parse_duration
-from sluicegate.wire.values import Chain, Criticality, FallbackOption, UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.wire.values import (
+    Chain,
+    Criticality,
+    FallbackOption,
+    UseCached,
+    UseDegraded,
+    UseModel,
+    UsePool,
+    UseTrimmed,
+)
 from sluicegate.wire.words import Latency, from_kebab
 
 PREFIX = "x-sluicegate-"
@@ -195,9 +204,11 @@ def _option(text: str) -> FallbackOption:
                 pass
         case "degrade":
             return UseDegraded(value)
+        case "trim" if value.isascii() and value.isdigit() and len(value) <= 9 and int(value) > 0:
+            return UseTrimmed(int(value))
         case _:
             pass
-    raise ValueError("a list of model:NAME, pool:NAME, cached:DURATION, degrade")
+    raise ValueError("a list of model:NAME, pool:NAME, cached:DURATION, degrade, trim:TOKENS")
 
 
 def parse_chain(text: str) -> Chain | None:
