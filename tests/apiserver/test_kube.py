@@ -9,8 +9,8 @@ import datetime as dt
 import pytest
 
 from sluicegate.kube.certificates import LIFE
-from sluicegate.kube.client import ApiError, Client, KubeError, connect, from_kubeconfig
-from sluicegate.kube.tls_secret import SecretRef, keep
+from sluicegate.kube.client import ApiError, Client, KubeError, ObjectRef, connect, from_kubeconfig
+from sluicegate.kube.tls_secret import keep
 from tests.cluster.control_plane import ControlPlane
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -59,7 +59,7 @@ async def test_whoever_has_no_right_is_told_so_and_nobody_at_the_address_is_an_e
 
 
 async def test_replicas_that_start_together_end_with_one_keyring_and_renew_it_once(plane: ControlPlane):
-    secret = SecretRef.parse("default/tls")
+    secret = ObjectRef.parse("default/tls")
     async with connect(from_kubeconfig(plane.kubeconfig)) as client:
         await client.create(SECRETS, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tls"}})
         rings = await asyncio.gather(*(keep(client, secret, "broker", ["broker.svc"], NOW) for _ in range(4)))

@@ -59,6 +59,33 @@ class Access:
     namespace: str = "default"
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """Names a namespaced object; `secret` and `config_map` are its paths as one of these."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> ObjectRef:
+        """`namespace/name`. Raises ValueError."""
+        namespace, slash, name = text.partition("/")
+        if not (slash and namespace and name) or "/" in name:
+            raise ValueError("namespace/name of an object")
+        return cls(namespace, name)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def secret(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/secrets/{self.name}"
+
+    @property
+    def config_map(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/configmaps/{self.name}"
+
+
 def in_cluster(environment: Mapping[str, str] = os.environ) -> Access:
     """The access that a pod has. Raises KubeError outside of a cluster."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "443")

@@ -13,43 +13,22 @@ import base64
 import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from sluicegate.kube.certificates import Keyring, Pair, renew
-from sluicegate.kube.client import ApiError, Client, KubeError, Object
+from sluicegate.kube.client import ApiError, Client, KubeError, Object, ObjectRef
 
 log = logging.getLogger(__name__)
 
 _KEYS = ("ca.crt", "ca.key", "next-ca.crt", "next-ca.key", "bundle.crt", "tls.crt", "tls.key")
 _ATTEMPTS = 5
-_EVERY = 300.0
+_EVERY = 60.0
 _AGAIN = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """Names a Secret."""
-
-    namespace: str
-    name: str
-
-    @classmethod
-    def parse(cls, text: str) -> SecretRef:
-        """`namespace/name`. Raises ValueError."""
-        namespace, slash, name = text.partition("/")
-        if not (slash and namespace and name) or "/" in name:
-            raise ValueError("must be namespace/name of a Secret")
-        return cls(namespace, name)
-
-    @property
-    def path(self) -> str:
-        return f"/api/v1/namespaces/{self.namespace}/secrets/{self.name}"
-
-
-async def keep(client: Client, secret: SecretRef, name: str, hosts: Sequence[str], now: dt.datetime) -> Keyring:
+async def keep(client: Client, secret: ObjectRef, name: str, hosts: Sequence[str], now: dt.datetime) -> Keyring:
     """The keyring of `secret` at `now`, renewed there where due. Raises KubeError, also when others win each time."""
     for _ in range(_ATTEMPTS):
-        held = await client.get(secret.path)
+        held = await client.get(secret.secret)
         ring = read(held)
         # Keys are made beside the event loop: they cost milliseconds.
         fresh = await asyncio.to_thread(renew, ring, name, hosts, now)
@@ -57,7 +36,7 @@ async def keep(client: Client, secret: SecretRef, name: str, hosts: Sequence[str
             return fresh
         held["data"] = {key: base64.b64encode(value).decode() for key, value in _data(fresh).items()}
         try:
-            await client.replace(secret.path, held)
+            await client.replace(secret.secret, held)
         except ApiError as error:
             if error.status == 409:
                 continue
@@ -69,21 +48,18 @@ async def keep(client: Client, secret: SecretRef, name: str, hosts: Sequence[str
 
 async def follow(
     client: Client,
-    secret: SecretRef,
+    secret: ObjectRef,
     name: str,
     hosts: Sequence[str],
-    changed: Callable[[Keyring], Awaitable[None]],
+    held: Callable[[Keyring], Awaitable[None]],
     every: float = _EVERY,
 ) -> None:
-    """Keeps `secret` for as long as the task lives, and calls `changed` with the first keyring and each new one."""
-    known: Keyring | None = None
+    """Keeps `secret` for as long as the task lives. Each check, changed or not, ends with `held` of its keyring, so
+    that whatever `held` sets right is set right again when somebody undoes it."""
     while True:
         pause = every
         try:
-            ring = await keep(client, secret, name, hosts, dt.datetime.now(dt.UTC))
-            if ring != known:
-                await changed(ring)
-                known = ring
+            await held(await keep(client, secret, name, hosts, dt.datetime.now(dt.UTC)))
         except KubeError as error:
             log.warning("certificates could not be kept: %s", error)
             pause = min(every, _AGAIN)
