@@ -73,7 +73,8 @@ def test_an_observation_older_than_the_history_only_bounds_from_above():
     meter.observe(reading(6000, 6000), 0.5, 0.0, 9001.0)
     assert meter.available(9001.0) < 200
     meter.observe(reading(0, 50), 9000.9, 0.0, 9001.0)
-    assert meter.available(9001.0) == pytest.approx(60.0, abs=1)
+    assert meter.holds(50.0, 9001.0)
+    assert not meter.holds(51.0, 9001.0)
 
 
 def test_time_that_goes_back_changes_nothing():

@@ -105,6 +105,43 @@ def test_foreign_use_of_a_third_costs_at_most_one_429_in_a_hundred(latency: tupl
     assert rejected <= 0.01 * granted
 
 
+@pytest.mark.parametrize("lump", [200.0, 1000.0])
+@pytest.mark.parametrize("latency", [(0.2, 0.2), (0.5, 2.0), (2.0, 10.0)], ids=str)
+@pytest.mark.parametrize("percent", [10.0, 30.0, 50.0])
+def test_foreign_lumps_on_a_small_pool(percent: float, latency: tuple[float, float], lump: float):
+    """Use counts what calls were charged of what flowed in and others left, once the first pile is drawn."""
+    setup = Setup(SMALL, latency=latency, foreign=ForeignConfig(percent, call_tokens=lump))
+    granted = rejected = 0
+    ours = left = 0.0
+    for seed in range(4):
+        world = World(setup, seed)
+        world.run(600)
+        granted += world.granted
+        rejected += len(world.rejected)
+        tokens = world.provider.utilization(120, 600)[1]
+        ours += tokens.ours
+        left += 480 * 500 - tokens.foreign
+    assert rejected <= 0.01 * granted
+    assert ours >= 0.97 * left
+
+
+@pytest.mark.parametrize("latency", [(5.0, 30.0), (20.0, 30.0), (30.0, 30.0)], ids=str)
+@pytest.mark.parametrize("rule", ["sum", "chars"])
+def test_slow_calls_use_the_limit_up(rule: AdmissionRule, latency: tuple[float, float]):
+    world = World(Setup(SMALL, rule=rule, latency=latency, stream=(0.0, 30.0)), seed=1)
+    world.run(600)
+    assert world.rejected == []
+    assert world.utilization(60, 600) >= 0.97
+
+
+def test_calls_that_are_admitted_late_and_in_any_order():
+    """No real provider is so bad; what was learned from figures must not make it worse than a few refusals."""
+    world = World(Setup(SMALL, latency=(5.0, 20.0), network=(0.0, 5.0)), seed=1)
+    world.run(400)
+    assert len(world.rejected) <= 0.01 * world.granted
+    assert world.utilization(60, 400) >= 0.9
+
+
 def test_foreign_use_on_anthropic():
     setup = Setup(ANTHROPIC, wire="anthropic", foreign=ForeignConfig(30.0))
     worlds = [World(setup, seed) for seed in range(3)]

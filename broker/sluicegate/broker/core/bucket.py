@@ -14,8 +14,11 @@ from collections import Counter
 
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.foreign import Sample
-from sluicegate.broker.core.meter import Interval, Meter, Terms
+from sluicegate.broker.core.meter import OVERTAKING, Interval, Meter, Terms
+from sluicegate.broker.core.reckoning import Drawn, InStep
 from sluicegate.wire.words import Algorithm, LearnLimits, Resource
+
+_SLACK = 0.5  # seconds of the rate that reckoning by the times of dispatch may be off
 
 
 class Bucket(Meter):
@@ -31,6 +34,8 @@ class Bucket(Meter):
         self._capacity = self._floor(self.limit * self._burst / self.key.window)
         self._rung = 0
         self._rung_at = now
+        self._drawn = Drawn()
+        self._in_step = InStep()
         self._balance = min(self._capacity, self._floor(self.rate))
 
     def _floor(self, amount: float) -> float:
@@ -66,13 +71,33 @@ class Bucket(Meter):
     def _ready_at(self, need: float, now: float) -> float:
         return now + (need - self._balance) / self.refill(now)
 
+    def _take(self, amount: float) -> None:
+        super()._take(amount)
+        self._drawn.add(amount, self.rate, self._at)
+
+    def _lift(self, balance: float, now: float) -> None:
+        self._drawn.add(self._balance - balance, self.rate, now, lifted=True)
+        super()._lift(balance, now)
+
     def _upper(self, interval: Interval, dispatched: float, now: float) -> float:
-        return min(self.size, interval.high + self.rate * max(0.0, now - dispatched))
+        if self.terms.on_completion:
+            return min(self.size, interval.high + self.rate * max(0.0, now - dispatched))
+        return min(self.size, interval.high + self._drawn.most_left(dispatched, self.rate, now))
+
+    def _reckoned(self, interval: Interval, dispatched: float, own: float, now: float) -> float:
+        if not self._in_step or self.terms.on_completion or self.foreign.suspected(now):
+            return -self.capacity
+        grown = self._drawn.least_left(dispatched, own, OVERTAKING, self.rate, now)
+        return -self.capacity if grown is None else interval.low + grown - _SLACK * self.rate - self.quantum
 
     def _compare(self, sample: Sample) -> None:
         self.foreign.observe(sample, self.rate, self._capacity, self.quantum)
+        self._in_step.compare(
+            sample.dispatched, sample.remaining, sample.width, sample.early, self.rate, self._capacity
+        )
 
     def _resize(self, limit: float) -> None:
+        self._in_step.restart()
         self._capacity = self._floor(self._capacity * limit / self.limit)
         super()._resize(limit)
 
@@ -109,6 +134,7 @@ class Bucket(Meter):
             wait = 0.25 * charge / self.rate if retry_after is not None else charge / self.rate
         self._balance = min(self._balance, charge - wait * self.rate, self.size)
         self._balance = max(-self.capacity, self._balance)
+        self._in_step.distrust()
         self.foreign.rejected(max(charge, self.quantum), self.capacity, now)
 
     def _plenty(self, charge: float, dispatched: float) -> bool:

@@ -9,10 +9,13 @@ When in [d, t] a figure was taken is unknown, and calls sent at the same moment 
 made twice, by the times of dispatch and by the times of arrival, each with the most that we can have charged in
 between, and the smaller result counts. It counts only for a while after real evidence, the account above its upper
 bound or a quota 429: overlaps alone must never look like foreign use. Sums over sliding spans of some ten seconds are
-smoothed, and rounding is taken off. The rate comes off the refill. Foreign calls come in lumps, so a
-margin is held as well: the rate x the age of the newest figure, two deviations of a Poisson stream of our own calls'
-size, and one call. A quota 429 grows the margin, time shrinks it. Before spans can tell, the last call's worth of a
-large first pile is left alone, which costs no rate.
+smoothed, and rounding is taken off. The rate comes off the refill.
+
+Foreign calls come in lumps, so a margin is held as well: the rate x the age of the newest figure, two deviations of a
+Poisson stream of such lumps, and one lump. A lump is what the account lay above its upper bound, the largest of late
+(our own calls' size until one was seen); the rate for the margin is the highest of late, since between two lumps nobody
+is seen for a while. A margin is a stock, held once: it costs no rate, so it may be generous. A quota 429 grows it, time
+shrinks it. Before spans can tell, the last call's worth of a large first pile is left alone.
 """
 
 from __future__ import annotations
@@ -29,6 +32,10 @@ _SMOOTHING = 3.0
 _SUSPICION = 600.0
 _FORGET = 15.0
 _BOOST_HALF_LIFE = 40.0
+_LUMP_HALF_LIFE = 120.0
+_PEAK_HALF_LIFE = 60.0
+_MOST_LUMP = 0.25
+_NOTHING = 1e-4
 _OBVIOUS = 0.1
 _MOST = 0.9
 _CAUTIOUS = 12.0
@@ -52,7 +59,19 @@ class Sample:
 class ForeignUse:
     """Foreign use of one meter. `rate` in units per second."""
 
-    __slots__ = ("_boost", "_boost_at", "_first", "_samples", "_seen", "_suspect_until", "rate")
+    __slots__ = (
+        "_boost",
+        "_boost_at",
+        "_first",
+        "_lump",
+        "_lump_at",
+        "_peak",
+        "_peak_at",
+        "_samples",
+        "_seen",
+        "_suspect_until",
+        "rate",
+    )
 
     def __init__(self) -> None:
         self.rate = 0.0
@@ -62,6 +81,10 @@ class ForeignUse:
         self._first: float | None = None
         self._boost = 0.0
         self._boost_at = 0.0
+        self._lump = 0.0
+        self._lump_at = 0.0
+        self._peak = 0.0
+        self._peak_at = 0.0
 
     def forget_spans(self) -> None:
         """What came before cannot be compared with what comes (a new limit, a new window)."""
@@ -70,6 +93,16 @@ class ForeignUse:
     def suspect(self, now: float) -> None:
         """The account lay above its upper bound: somebody else draws on the meter."""
         self._suspect_until = now + _SUSPICION
+
+    def jumped(self, amount: float, now: float) -> None:
+        """The account lay `amount` above its upper bound: somebody else took that at least, in one lump or more."""
+        self._lump = max(amount, self._lump_left(now))
+        self._lump_at = now
+        self.suspect(now)
+
+    def suspected(self, now: float) -> bool:
+        """Whether there was evidence of somebody else lately."""
+        return now < self._suspect_until
 
     def observe(self, new: Sample, inflow: float, size: float, quantum: float) -> None:
         """Fold one figure of a meter that refills at `inflow`, holds `size` and is drawn in lumps of `quantum`."""
@@ -101,6 +134,8 @@ class ForeignUse:
                     measured = min(measured, _MOST * inflow)
                 weight = 1 - math.exp(-(new.arrived - last.arrived) / _SMOOTHING)
                 self.rate = max(0.0, self.rate + weight * (measured - self.rate))
+                if self.rate > self._peak_left(new.arrived):
+                    self._peak, self._peak_at = self.rate, new.arrived
         samples.append(new)
 
     @staticmethod
@@ -127,12 +162,14 @@ class ForeignUse:
     def margin(self, now: float, quantum: float, size: float) -> float:
         """What to leave untouched at `now`: at most half of `size`."""
         boost = self._boost_left(now)
-        rate = self._rate_left(now)
+        lump = min(self._lump_left(now), _MOST_LUMP * size)
+        rate = max(self._rate_left(now), self._peak_left(now))
         if rate <= 1e-3 * max(quantum, 1e-9):
-            return min(boost, 0.5 * size)
+            left = min(boost + lump, 0.5 * size)
+            return left if left > _NOTHING * size else 0.0
         age = 0.0 if self._seen is None else max(0.0, now - self._seen)
-        lumps = rate * age + 2 * math.sqrt(rate * age * quantum) + quantum
-        return min(0.5 * size, lumps + boost)
+        lump = max(lump, quantum)
+        return min(0.5 * size, rate * age + 2 * math.sqrt(rate * age * lump) + lump + boost)
 
     def caution(self, now: float, quantum: float, size: float) -> float:
         """What to leave of a large first pile while it is too early to tell: one call, until spans were compared."""
@@ -148,6 +185,12 @@ class ForeignUse:
     def _rate_left(self, now: float) -> float:
         silent = 0.0 if self._seen is None else max(0.0, now - self._seen - _FORGET)
         return self.rate * math.exp2(-silent / _FORGET)
+
+    def _lump_left(self, now: float) -> float:
+        return self._lump * math.exp2(-max(0.0, now - self._lump_at) / _LUMP_HALF_LIFE)
+
+    def _peak_left(self, now: float) -> float:
+        return self._peak * math.exp2(-max(0.0, now - self._peak_at) / _PEAK_HALF_LIFE)
 
     def _boost_left(self, now: float) -> float:
         return self._boost * math.exp2(-max(0.0, now - self._boost_at) / _BOOST_HALF_LIFE)

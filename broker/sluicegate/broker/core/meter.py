@@ -243,6 +243,10 @@ class Meter(ABC):
     @abstractmethod
     def _upper(self, interval: Interval, dispatched: float, now: float) -> float: ...
 
+    def _reckoned(self, interval: Interval, dispatched: float, own: float, now: float) -> float:
+        """What is left at least, where figures may be trusted to be of the time of dispatch."""
+        return -self.capacity
+
     @abstractmethod
     def _compare(self, sample: Sample) -> None:
         """Feed the estimate of foreign use."""
@@ -251,13 +255,19 @@ class Meter(ABC):
         upper = self._upper(interval, dispatched, now)
         missing = self.history.not_included(dispatched, own)
         lower = None if missing is None or not self._liftable else min(self.size, interval.low - missing)
+        if lower is not None:
+            lower = max(lower, self._reckoned(interval, dispatched, own, now))
         if self._balance > upper:
             if self._balance > upper + 1e-6 * self.size:
-                self.foreign.suspect(now)
+                # What lay on the meter before we knew it is no lump.
+                self.foreign.jumped(self._balance - upper if self.observed else 0.0, now)
             self._balance = upper
         elif lower is not None and self._balance < lower:
-            self._balance = lower
+            self._lift(lower, now)
             self._lifted_by = dispatched
+
+    def _lift(self, balance: float, now: float) -> None:
+        self._balance = balance
 
     def _interval(self, reading: MeterReading) -> Interval | None:
         low, high = sane(reading.remaining_low), sane(reading.remaining_high)
