@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sluicegate.broker.core.reckoning import Drawn, InStep
 
 RATE = 10.0
-draws = st.lists(st.tuples(st.floats(0, 5), st.integers(-20, 100)), min_size=1, max_size=30)
+draws = st.lists(st.tuples(st.floats(0.01, 5), st.integers(-20, 100)), min_size=1, max_size=30)
 
 
 @given(draws, st.floats(0, 60), st.floats(0, 10))

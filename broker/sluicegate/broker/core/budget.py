@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sluicegate.broker.core import charge as rules
 from sluicegate.broker.core.bucket import Bucket
@@ -67,6 +67,7 @@ class Budget:
     def __init__(self, config: PoolConfig, now: float) -> None:
         self.anomalies: Counter[str] = Counter()
         self._config = config
+        self._learns = Resource.TOKENS in rules.rule(config.provider).learned
         self._meters: dict[MeterKey, Meter] = {}
         self._calls: dict[str, _Call] = {}
         self._implied: Counter[tuple[Resource, float, float | None]] = Counter()
@@ -84,18 +85,13 @@ class Budget:
         """Calls that were granted and have not settled."""
         return len(self._calls)
 
-    @property
-    def _learns(self) -> bool:
-        return Resource.TOKENS in rules.rule(self._config.provider).learned
-
     # ---- before a grant
 
     def charge(self, estimate: Estimate, kind: str) -> Charge:
         """What a call of `kind` (its model) costs: the provider's admission rule x the learned share."""
         base = rules.admission(self._config.provider, estimate)
-        if not self._learns:
-            return replace(base, kind=kind)
-        return replace(base, tokens=base.input_tokens + self._share.of(kind) * base.output_tokens, kind=kind)
+        tokens = base.input_tokens + self._share.of(kind) * base.output_tokens if self._learns else base.tokens
+        return Charge(base.requests, tokens, base.input_tokens, base.output_tokens, kind)
 
     def never_fits(self, charge: Charge) -> tuple[MeterKey, float] | None:
         """The first meter that can never hold `charge`, and the most that it can ever hold."""
@@ -151,24 +147,32 @@ class Budget:
         self._spans.grant(charge, now)
         self._calls[call_id] = _Call(charge, granted_at)
 
-    def observe(self, call_id: str, readings: Sequence[MeterReading], now: float) -> None:
-        """Fold what the headers of a granted call's response said. Those of unknown calls are counted and ignored."""
+    def observe(self, call_id: str, readings: Sequence[MeterReading], now: float) -> bool:
+        """Fold what the headers of a granted call's response said. Those of unknown calls are counted and ignored.
+
+        Returns whether a call may fit sooner than was said before.
+        """
         call = self._calls.get(call_id)
         if call is None:
             self.anomalies["unknown_call"] += 1
-            return
+            return False
+        grown = False
         for reading in readings:
             meter = self._meter_of(reading, now)
             if meter is None:
                 continue
+            before = meter.room(now)
             own = 0.0 if meter.terms.on_completion else call.charge.of(meter.key.resource)
             meter.observe(reading, call.granted_at, own, now)
             if isinstance(meter, Bucket) and meter.key == self._learning_meter():
                 self._spans.observe(reading, meter, call.granted_at, call.charge, now)
+            after = meter.room(now)
+            grown = grown or not isinstance(meter, Bucket) or any(a > b for a, b in zip(after, before, strict=True))
         if not call.answered:
             call.answered = True
             for key, meter in self._meters.items():
                 meter.answer(call.charge.of(key.resource), now)
+        return grown
 
     def settle(self, call_id: str, *, dispatched: bool, usage: Usage | None, now: float) -> Charge | None:
         """End a reservation; returns what the provider charged, None when the call is not outstanding.
@@ -328,6 +332,7 @@ class Budget:
         same_rules = (config.provider, config.learn_limits) == (self._config.provider, self._config.learn_limits)
         kept = self._meters
         self._config = config
+        self._learns = Resource.TOKENS in rules.rule(config.provider).learned
         self._meters = {}
         for limit in config.limits:
             if same_rules and old.get(limit.key) == limit:

@@ -70,11 +70,13 @@ class ForeignUse:
         "_samples",
         "_seen",
         "_suspect_until",
+        "_touched",
         "rate",
     )
 
     def __init__(self) -> None:
         self.rate = 0.0
+        self._touched = False  # whether a margin may be due
         self._samples: deque[Sample] = deque()
         self._seen: float | None = None
         self._suspect_until = -math.inf
@@ -98,6 +100,7 @@ class ForeignUse:
         """The account lay `amount` above its upper bound: somebody else took that at least, in one lump or more."""
         self._lump = max(amount, self._lump_left(now))
         self._lump_at = now
+        self._touched = True
         self.suspect(now)
 
     def suspected(self, now: float) -> bool:
@@ -135,6 +138,7 @@ class ForeignUse:
                 weight = 1 - math.exp(-(new.arrived - last.arrived) / _SMOOTHING)
                 self.rate = max(0.0, self.rate + weight * (measured - self.rate))
                 if self.rate > self._peak_left(new.arrived):
+                    self._touched = True
                     self._peak, self._peak_at = self.rate, new.arrived
         samples.append(new)
 
@@ -156,30 +160,47 @@ class ForeignUse:
     def rejected(self, quantum: float, size: float, now: float) -> None:
         """A quota 429: somebody took what we thought was there."""
         self.suspect(now)
+        self._touched = True
         self._boost = min(0.3 * size, 1.5 * self._boost_left(now) + quantum)
         self._boost_at = now
 
+    @property
+    def watched(self) -> bool:
+        """Whether `margin` or `caution` may be above 0."""
+        return self._touched or self._first is not None
+
     def margin(self, now: float, quantum: float, size: float) -> float:
         """What to leave untouched at `now`: at most half of `size`."""
+        if not self._touched:
+            return 0.0
         boost = self._boost_left(now)
         lump = min(self._lump_left(now), _MOST_LUMP * size)
         rate = max(self._rate_left(now), self._peak_left(now))
         if rate <= 1e-3 * max(quantum, 1e-9):
             left = min(boost + lump, 0.5 * size)
-            return left if left > _NOTHING * size else 0.0
+            if left > _NOTHING * size:
+                return left
+            self._touched = False
+            self._boost = self._lump = self._peak = 0.0
+            return 0.0
         age = 0.0 if self._seen is None else max(0.0, now - self._seen)
         lump = max(lump, quantum)
         return min(0.5 * size, rate * age + 2 * math.sqrt(rate * age * lump) + lump + boost)
 
     def caution(self, now: float, quantum: float, size: float) -> float:
         """What to leave of a large first pile while it is too early to tell: one call, until spans were compared."""
-        if self._first is None or self.rate > 0:
+        if self._first is None:
+            return 0.0
+        if self.rate > 0 or now >= self._first + 2 * _CAUTIOUS:
+            self._first = None
             return 0.0
         left = 1 - (now - self._first - _CAUTIOUS) / _CAUTIOUS
         return min(1.0, max(0.0, left)) * min(quantum, 0.1 * size)
 
     def drain(self, now: float) -> float:
         """The rate to take off the refill at `now`; without news it fades."""
+        if not self.rate:
+            return 0.0
         return self._rate_left(now)
 
     def _rate_left(self, now: float) -> float:

@@ -138,10 +138,14 @@ class Meter(ABC):
 
     def lack(self, charge: float, now: float, held_back: float, doubtful: float = 0.0) -> Shortfall | None:
         """None when `charge` fits while `held_back` (0..1) of the capacity stays untouched, and `doubtful` is left."""
-        if charge <= 0 or (self._untouched and charge <= self.capacity):
+        if charge <= 0:
             return None
         self.advance(now)
         size = self.size
+        if not self.foreign.watched and self._balance >= charge + doubtful + held_back * size:
+            return None
+        if self._untouched and charge <= self.capacity:
+            return None
         margin = self.foreign.margin(now, self.quantum, size)
         margin = max(margin, self.foreign.caution(now, self.quantum, size)) + doubtful
         need = min(charge + margin + held_back * size, max(size, 0.0))
@@ -155,6 +159,10 @@ class Meter(ABC):
         """Whether `charge` can be taken at `now`, margins aside."""
         self.advance(now)
         return charge <= 0 or (self._untouched and charge <= self.capacity) or self._balance >= min(charge, self.size)
+
+    def room(self, now: float) -> tuple[float, float, float]:
+        """What decides when a charge fits; where none of it grows, none fits sooner."""
+        return self.available(now), self.refill(now), self.capacity
 
     # ---- the life of a charge
 

@@ -188,8 +188,8 @@ class Pool:
 
     def observe(self, call: Call, readings: tuple[MeterReading, ...], now: float, out: list[Effect]) -> None:
         """The headers of a granted call."""
-        self._line.budget.observe(call.call_id, readings, now)
-        self._pump.run(now, out)
+        grown = self._line.budget.observe(call.call_id, readings, now)
+        self._pump.run(now, out, unchanged=not grown)
 
     def lose(self, call: Call, now: float, out: list[Effect]) -> None:
         """A granted call whose sidecar is gone: it settles as unknown."""
@@ -199,12 +199,12 @@ class Pool:
 
     def settle(self, call: Call, event: Settle, now: float, out: list[Effect]) -> bool:
         """One attempt of a granted call ended. True: the call is done; else it is delayed, or in `unserved`."""
-        ready = self._settle(call, event, now, out)
+        ready, returned = self._settle(call, event, now, out)
         call.state = State.DONE
         again = event.retriable and event.error_class not in (ErrorClass.NONE, ErrorClass.CANCELLED)
         if again:
             self._retry(call, event, ready, now, out)
-        self._pump.run(now, out)
+        self._pump.run(now, out, unchanged=not returned)
         return not again
 
     def tick(self, now: float, out: list[Effect]) -> None:
@@ -213,8 +213,9 @@ class Pool:
 
     # ---- settlement and retries
 
-    def _settle(self, call: Call, event: Settle, now: float, out: list[Effect]) -> float:
-        """End the reservation. Returns when the call would fit, after a quota 429; else now."""
+    def _settle(self, call: Call, event: Settle, now: float, out: list[Effect]) -> tuple[float, bool]:
+        """End the reservation. Returns when the call would fit, after a quota 429, else now; and whether room came
+        back."""
         line = self._line
         ready = now
         del line.granted[call.call_id]
@@ -251,7 +252,7 @@ class Pool:
                 0 if usage is None else usage.output_tokens,
             )
         )
-        return ready
+        return ready, event.error_class is not ErrorClass.NONE or charge != call.charge or flow.ceilings is not None
 
     def _retry(self, call: Call, event: Settle, ready: float, now: float, out: list[Effect]) -> None:
         line = self._line

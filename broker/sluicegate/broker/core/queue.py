@@ -116,14 +116,14 @@ class PoolQueue:
         return None
 
     def _due_of(self, tier: Tier, first: Call, now: float, rates: Sequence[float]) -> Call | None:
-        if self._over_ceiling(tier, now, rates):
-            return None
         flow = tier.everyone.peek()
         call = None if flow is None else flow.head()
-        if call is None or call is first or (tier.index <= first.tier and (call.rank != BATCH or first.rank == BATCH)):
+        if call is None or tier.surely_not_due(call, now) or self._over_ceiling(tier, now, rates):
+            return None
+        if call is first or (tier.index <= first.tier and (call.rank != BATCH or first.rank == BATCH)):
             return None
         tier.accrue(now, rates)
-        return call if tier.due(call, rates) else None
+        return call if tier.due(call, now, rates) else None
 
     def _over_ceiling(self, tier: Tier, now: float, rates: Sequence[float]) -> bool:
         if tier.ceiling >= 1.0:

@@ -100,6 +100,8 @@ class Tier:
         self._credit = [0.0] * meters
         self._credit_at = now
         self._unaccrued = 0.0  # backlogged seconds before `_credit_at` that gave no credit yet
+        self._not_due: Call | None = None
+        self._not_due_before = 0.0
         self._level = [inf] * meters
         self._level_at = now
 
@@ -266,15 +268,23 @@ class Tier:
             for index, rate in enumerate(rates):
                 self._credit[index] += self.guaranteed * rate * elapsed
 
-    def due(self, call: Call, rates: Sequence[float]) -> bool:
+    def due(self, call: Call, now: float, rates: Sequence[float]) -> bool:
         """Does the credit cover `call`? Caps the credit for it. Call `accrue` before."""
-        covered = True
+        wait = 0.0
         for index, amount in enumerate(call.vector):
             cap = max(self.guaranteed * rates[index] * _CREDIT_SECONDS, amount)
             credit = min(self._credit[index], cap)
             self._credit[index] = credit
-            covered = covered and credit + _EPSILON >= amount
-        return covered
+            if credit + _EPSILON < amount:
+                filling = self.guaranteed * rates[index]
+                wait = max(wait, (amount - credit) / filling if filling > 0.0 else inf)
+        self._not_due = call
+        self._not_due_before = now + wait
+        return not wait
+
+    def surely_not_due(self, call: Call, now: float) -> bool:
+        """`due` said so of this call, and the credit cannot have reached it since."""
+        return self._not_due is call and now < self._not_due_before
 
     def spend(self, call: Call) -> None:
         """A guarantee grant."""
