@@ -48,6 +48,18 @@ class Provider(StrEnum):
     OPENAI_COMPATIBLE = "openai_compatible"
 
 
+class Dialect(StrEnum):
+    """Which provider of OpenAI's wire a pool of `openai_compatible` is: they differ in limits, errors and usage."""
+
+    GROQ = "groq"
+    XAI = "xai"
+    DEEPSEEK = "deepseek"
+    TOGETHER = "together"
+    FIREWORKS = "fireworks"
+    OPENROUTER = "openrouter"
+    VLLM = "vllm"
+
+
 class Latency(StrEnum):
     """A call's latency class, most urgent first."""
 
@@ -164,6 +176,10 @@ _CAMEL_EXCEPTIONS = {
     "openai": "OpenAI",
     "azure_openai": "AzureOpenAI",
     "openai_compatible": "OpenAICompatible",
+    "xai": "xAI",
+    "deepseek": "DeepSeek",
+    "openrouter": "OpenRouter",
+    "vllm": "vLLM",
 }
 
 

@@ -15,7 +15,7 @@ from sluicegate.sidecar import messages
 from sluicegate.sidecar.core.errors import Explanation
 from sluicegate.sidecar.core.plan import Duty, Plan, State, Step
 from sluicegate.sidecar.core.providers import Wire
-from sluicegate.sidecar.core.usage import EventReader, JsonReader, OpaqueReader
+from sluicegate.sidecar.core.usage import STREAMS, OpaqueReader, Reader
 from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.sidecar.held import Answer
 from sluicegate.sidecar.inbound import Inbound
@@ -35,7 +35,7 @@ class Books:
         self.call_id = call_id
         self.plan = Plan()
         self.grant: pb.Grant | None = None
-        self.reader: EventReader | JsonReader | OpaqueReader = OpaqueReader()
+        self.reader: Reader = OpaqueReader()
         self.attempts = 0
         self.arrived = time.monotonic()
         self._s = services
@@ -97,7 +97,7 @@ class Books:
             self._s.broker.cancel(self.call_id)
         elif duty is Duty.SETTLE:
             usage = self.reader.usage
-            if usage is not None and isinstance(self.reader, EventReader):
+            if usage is not None and isinstance(self.reader, STREAMS):
                 # What had been produced by then: an event bears about a token.
                 usage = Usage(
                     usage.input_tokens, max(usage.output_tokens, self.reader.events), usage.cached_input_tokens
@@ -127,5 +127,5 @@ class Books:
         tokens.labels(provider, pool, "input").inc(usage.input_tokens)
         tokens.labels(provider, pool, "output").inc(usage.output_tokens)
         self._s.metrics.estimated.labels(provider, pool).inc(self._estimate.input_tokens)
-        if verdict is SUCCESS and self._in.api.wire is not Wire.EMBEDDINGS:
+        if verdict is SUCCESS and self._in.api.wire not in (Wire.EMBEDDINGS, Wire.EMBED):
             self._s.history.record(self.grant.model or self._in.model, usage.output_tokens)

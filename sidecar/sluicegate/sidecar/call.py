@@ -20,7 +20,7 @@ from sluicegate.sidecar.core.classify import classify, classify_stream_error
 from sluicegate.sidecar.core.errors import Refusal, refuse
 from sluicegate.sidecar.core.headers import read_meters
 from sluicegate.sidecar.core.plan import Step
-from sluicegate.sidecar.core.usage import EventReader, reader_for
+from sluicegate.sidecar.core.usage import STREAMS, EventReader, reader_for
 from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.sidecar.ending import Ending, Failure
 from sluicegate.sidecar.inbound import Inbound, backward_headers
@@ -116,7 +116,7 @@ class Call:
             decoder = decoder_for(coding)
             if decoder is None:
                 content_type = ""
-        reader = books.reader = reader_for(self._in.api.wire, content_type, hide_usage=hides)
+        reader = books.reader = reader_for(self._in.api.wire, content_type, hide_usage=hides, stream=self._in.stream)
         alters = hides and isinstance(reader, EventReader)
         body = Body(upstream, reader, decoder, alters)
         try:
@@ -124,7 +124,7 @@ class Call:
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
             return Failure(_NETWORK, True, message=str(problem))
-        if isinstance(reader, EventReader) and reader.error is not None:
+        if isinstance(reader, STREAMS) and reader.error is not None:
             verdict = classify_stream_error(provider, upstream.headers, reader.error)
             if verdict.retriable and grant.pool:
                 if alters:

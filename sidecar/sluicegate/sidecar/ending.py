@@ -151,7 +151,7 @@ class Ending:
         self._books.count_call(refusal.explanation.outcome, refusal.explanation.reason)
         headers: CIMultiDict[str] = CIMultiDict(refusal.headers())
         headers["content-type"] = "application/json"
-        return await _send(self._request, refusal.status, headers, refusal.body(self._in.table.shape))
+        return await _send(self._request, refusal.status, headers, refusal.body(self._in.shape))
 
 
 async def _send(request: web.BaseRequest, status: int, headers: CIMultiDict[str], data: bytes) -> web.StreamResponse:

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import unquote_plus
 
 import orjson
 from aiohttp import web
@@ -14,7 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from sluicegate.sidecar.core.criticality import PREFIX, Asked, strip_baggage
 from sluicegate.sidecar.core.errors import Refusal, refuse
-from sluicegate.sidecar.core.providers import Api, ProviderTable
+from sluicegate.sidecar.core.providers import Api, ErrorShape, Place, ProviderTable, Streams
 from sluicegate.sidecar.core.routes import Target
 from sluicegate.wire.words import Reason
 
@@ -64,10 +65,11 @@ class BufferSpace:
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """An inspected call. `key` names request and credential, for repeats; `path_qs`: raw path below the base."""
+    """An inspected call. `key` names request and credential, for repeats. `query`: raw, with its question mark; it may
+    hold the credential and is neither logged nor sent to another provider. `shape`: that of errors."""
 
     target: Target
-    api: Api
+    place: Place
     path: str
     query: str
     headers: CIMultiDictProxy[str]
@@ -79,6 +81,12 @@ class Inbound:
     credential: str
     fingerprint: str
     key: bytes
+
+    shape: ErrorShape = ErrorShape.OPENAI
+
+    @property
+    def api(self) -> Api:
+        return self.place.api
 
     @property
     def table(self) -> ProviderTable:
@@ -131,23 +139,56 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", body)
 
 
-def model_of(body: dict[str, Any]) -> str:
-    """The model that a call names. Raises RefusedError (400)."""
-    model = body.get("model")
+def model_of(table: ProviderTable, place: Place, body: dict[str, Any]) -> str:
+    """The model that a call names, in its path or its body. Raises RefusedError (400)."""
+    model = place.model if place.api.model_in_path else body.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= 256:
-        given = orjson.dumps(model).decode()[:100] if "model" in body else "absent"
+        given = orjson.dumps(model).decode()[:100] if model is not None else "absent"
         text = f"model: {given} is not allowed; allowed: the name of a model, 1 to 256 characters"
         raise RefusedError(refuse(400, Reason.INVALID_REQUEST, text))
-    return model
+    return table.bare(model)
 
 
-def credential_of(table: ProviderTable, headers: CIMultiDictProxy[str]) -> str:
-    """The caller's key, or empty."""
+def streams(api: Api, body: dict[str, Any]) -> bool:
+    """Whether a call asks for a stream."""
+    match api.streams:
+        case Streams.ALWAYS:
+            return True
+        case Streams.NEVER:
+            return False
+        case Streams.FIELD:
+            return body.get("stream") is True
+
+
+def shape_of(table: ProviderTable, api: Api | None, query: str) -> ErrorShape:
+    """The shape of a call's errors: a stream of Google's that is no event stream is an array, and so are its errors."""
+    shape = (api.shape if api is not None else None) or table.shape
+    if shape is ErrorShape.GOOGLE and api is not None and api.streams is Streams.ALWAYS and "alt=sse" not in query:
+        return ErrorShape.GOOGLE_ARRAY
+    return shape
+
+
+def credential_of(table: ProviderTable, headers: CIMultiDictProxy[str], query: str = "") -> str:
+    """The caller's key, or empty. `query`: raw, with or without its question mark."""
     for name in table.credentials:
         value = headers.get(name, "")
         if value:
             return value[7:].strip() if value[:7].lower() == "bearer " else value.strip()
+    if table.query_credentials:
+        for pair in query.removeprefix("?").split("&"):
+            name, _, value = pair.partition("=")
+            if value and unquote_plus(name) in table.query_credentials:
+                return unquote_plus(value)
     return ""
+
+
+def without_credentials(table: ProviderTable, query: str) -> str:
+    """A raw query, with its question mark or empty, less the parameters that hold a key."""
+    if not query or not table.query_credentials:
+        return query
+    pairs = query.removeprefix("?").split("&")
+    kept = [pair for pair in pairs if unquote_plus(pair.partition("=")[0]) not in table.query_credentials]
+    return "?" + "&".join(kept) if kept else ""
 
 
 def fingerprint_of(credential: str, salt: str) -> str:

@@ -153,7 +153,9 @@ def route_of(message: pb.Route) -> Route | None:
         return None
     if provider is None:
         return None
-    return Route(message.pool, provider, message.endpoint, tuple(message.models), message.allow_plaintext)
+    return Route(
+        message.pool, provider, message.endpoint, tuple(message.models), message.allow_plaintext, message.dialect
+    )
 
 
 def share_of(message: pb.SafeShare) -> Share | None:

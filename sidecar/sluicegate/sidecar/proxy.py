@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -23,8 +24,8 @@ from sluicegate.sidecar.call import Call
 from sluicegate.sidecar.core.criticality import InvalidValueError, read_criticality
 from sluicegate.sidecar.core.errors import Explanation, Refusal, refuse
 from sluicegate.sidecar.core.estimate import Prompt, estimate, prompt_of
-from sluicegate.sidecar.core.providers import Api, ErrorShape
-from sluicegate.sidecar.core.routes import Target, target_of
+from sluicegate.sidecar.core.providers import MOUNTED, ErrorShape, Place
+from sluicegate.sidecar.core.routes import Target, join, target_of
 from sluicegate.sidecar.core.usage import OpaqueReader
 from sluicegate.sidecar.inbound import (
     BufferSpace,
@@ -38,6 +39,9 @@ from sluicegate.sidecar.inbound import (
     parse_json,
     read_body,
     request_key,
+    shape_of,
+    streams,
+    without_credentials,
 )
 from sluicegate.sidecar.relay import Body, ClientGoneError, Response, relay
 from sluicegate.sidecar.services import Services
@@ -45,7 +49,7 @@ from sluicegate.sidecar.settings import Settings
 from sluicegate.sidecar.tokenizer import Tokenizer
 from sluicegate.sidecar.upstream import UpstreamError, check_endpoint
 from sluicegate.sidecar.websocket import pass_websocket, wants_websocket
-from sluicegate.wire.words import Outcome, Reason
+from sluicegate.wire.words import Outcome, Reason, camel
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +70,17 @@ class Proxy:
         self._s.metrics.in_flight.set(self.in_flight)
         shape = ErrorShape.OPENAI
         try:
-            path, _, _ = request.raw_path.partition("?")
+            path, _, query = request.raw_path.partition("?")
             target = target_of(path, self._s.broker.routes)
             if target is None:
-                text = f"{path[:200]!r} is below no base path; allowed: /openai/v1, /anthropic, /google, /mistral/v1, "
-                raise RefusedError(refuse(404, Reason.INVALID_REQUEST, text + "/pools/<name>"))
-            shape = target.table.shape
-            api = target.table.apis.get(target.rest) if request.method == "POST" else None
-            return await (self._pass_through(request, target) if api is None else self._inspect(request, target, api))
+                allowed = ", ".join(table.mount for table in MOUNTED)
+                text = f"{path[:200]!r} is below no base path; allowed: {allowed}, /pools/<name>"
+                raise RefusedError(refuse(404, Reason.INVALID_REQUEST, text))
+            place = target.table.find(target.rest) if request.method == "POST" else None
+            shape = shape_of(target.table, place.api if place else None, query)
+            if place is None:
+                return await self._pass_through(request, target)
+            return await self._inspect(request, target, place, shape)
         except RefusedError as problem:
             return await self._refuse(request, problem.refusal, shape)
         except ClientGoneError:
@@ -94,7 +101,9 @@ class Proxy:
 
     # ---- inspected calls
 
-    async def _inspect(self, request: web.BaseRequest, target: Target, api: Api) -> web.StreamResponse:
+    async def _inspect(
+        self, request: web.BaseRequest, target: Target, place: Place, shape: ErrorShape
+    ) -> web.StreamResponse:
         await _expect_continue(request)
         coding = request.headers.get("content-encoding", "identity")
         if coding.lower() != "identity":
@@ -103,7 +112,10 @@ class Proxy:
         raw, taken = await read_body(request, self._settings.max_body, self._space, self._settings.body_timeout)
         self._s.metrics.buffered.set(self._space.used)
         try:
-            inbound = self._understand(request, target, api, raw)
+            body = parse_json(raw)
+            if not place.api.model_needed and "model" not in body:
+                return await self._pass_through(request, target, raw)
+            inbound = self._understand(request, target, place, shape, raw, body)
             known = self._s.refused.find(inbound.key, time.monotonic())
             if known is not None:
                 raise RefusedError(known)
@@ -112,30 +124,50 @@ class Proxy:
             self._space.give_back(taken)
             self._s.metrics.buffered.set(self._space.used)
 
-    def _understand(self, request: web.BaseRequest, target: Target, api: Api, raw: bytes) -> Inbound:
+    def _understand(
+        self,
+        request: web.BaseRequest,
+        target: Target,
+        place: Place,
+        shape: ErrorShape,
+        raw: bytes,
+        body: dict[str, Any],
+    ) -> Inbound:
         try:
             criticality = read_criticality(request.headers.items(), self._settings.defaults, datetime.now(UTC))
         except InvalidValueError as problem:
             raise RefusedError(refuse(400, Reason.INVALID_REQUEST, str(problem))) from None
-        body = parse_json(raw)
-        credential = credential_of(target.table, request.headers)
-        fingerprint = fingerprint_of(credential, self._settings.fingerprint_salt)
         path, mark, query = request.raw_path.partition("?")
+        query = mark + query
+        model = model_of(target.table, place, body)
+        self._check_pool(target, model)
+        credential = credential_of(target.table, request.headers, query)
+        fingerprint = fingerprint_of(credential, self._settings.fingerprint_salt)
+        path += without_credentials(target.table, query)
         return Inbound(
             target=target,
-            api=api,
+            place=place,
             path=path,
-            query=mark + query,
+            query=query,
             headers=request.headers,
             raw=raw,
             body=body,
-            model=model_of(body),
-            stream=body.get("stream") is True,
+            model=model,
+            stream=streams(place.api, body),
             criticality=criticality,
             credential=credential,
             fingerprint=fingerprint,
             key=request_key(path, request.headers, raw, fingerprint),
+            shape=shape,
         )
+
+    def _check_pool(self, target: Target, model: str) -> None:
+        """Raises RefusedError (404) for a model that the pool which the path names does not hold."""
+        route = self._s.broker.routes.pools.get(target.pool) if target.pool else None
+        if route is None or not route.models or route.holds(model):
+            return
+        text = f"pool {route.pool!r} does not hold model {model[:100]!r}; it holds: {', '.join(route.models)}"
+        raise RefusedError(refuse(404, Reason.UNKNOWN_MODEL, text, pool=route.pool))
 
     async def _serve(self, request: web.BaseRequest, inbound: Inbound) -> web.StreamResponse:
         prompt = prompt_of(inbound.api, inbound.body)
@@ -161,7 +193,10 @@ class Proxy:
 
     # ---- everything else
 
-    async def _pass_through(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+    async def _pass_through(
+        self, request: web.BaseRequest, target: Target, raw: bytes | None = None
+    ) -> web.StreamResponse:
+        """Sends a request on as it is. `raw`: its body, where it has been read."""
         upgrades = wants_websocket(request)
         if upgrades and self._settings.websocket == "refuse":
             text = "WebSocket upgrades are switched off on this sidecar"
@@ -174,17 +209,20 @@ class Proxy:
             raise RefusedError(refuse(404, Reason.UNKNOWN_POOL, text))
         table = target.table
         endpoint = route.endpoint if route else self._s.broker.routes.endpoint_of(table)
+        if not endpoint:
+            text = f"no pool says where {camel(table.provider)} is: its pools have no one endpoint"
+            raise RefusedError(refuse(404, Reason.UNKNOWN_POOL, text))
         problem = check_endpoint(endpoint, allow_plaintext=route is not None and route.allow_plaintext)
         if problem is not None:
             raise RefusedError(refuse(503, Reason.INVALID_REQUEST, problem))
         headers = onward_headers(request.headers, identity=False)
-        body: AsyncIterator[bytes] | None = None
-        if request.can_read_body:
+        body: AsyncIterator[bytes] | bytes | None = raw
+        if raw is None and request.can_read_body:
             body = request.content.iter_any()
             if request.content_length is not None:
                 headers["content-length"] = str(request.content_length)
         _, mark, query = request.raw_path.partition("?")
-        url = endpoint.rstrip("/") + target.rest + mark + query
+        url = join(table, endpoint, target.rest) + mark + query
         provider = table.provider.value
         if upgrades:
             self._s.metrics.calls.labels(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from multidict import CIMultiDict
 
-from sluicegate.sidecar.core.usage import EventReader, OpaqueReader, Reader
+from sluicegate.sidecar.core.usage import STREAMS, OpaqueReader, Reader
 from sluicegate.sidecar.upstream import UpstreamError, UpstreamResponse
 
 _PIECE = 1024 * 1024
@@ -138,6 +138,6 @@ async def first_bytes(body: Body) -> bytes:
     data = b""
     while not body.ended and not data:
         data = await body.next()
-        if not isinstance(body.reader, EventReader):
+        if not isinstance(body.reader, STREAMS):
             break
     return data

@@ -32,7 +32,7 @@ def degraded_answer(
             if stream:
                 return EVENTS, _data({**head, "choices": [choice]}) + b"data: [DONE]\n\n"
             return JSON, orjson.dumps({**head, "choices": [choice], "usage": _OPENAI_USAGE})
-        case Wire.EMBEDDINGS:
+        case Wire.EMBEDDINGS | Wire.EMBED | Wire.FIM | Wire.GENERATE:
             return None
 
 

@@ -2,19 +2,23 @@
 """Refusals in the provider's own error shape, and the `x-sluicegate-*` headers that explain any answer.
 
 Every refusal says `x-should-retry: false`, which the OpenAI and Anthropic SDKs obey: whether and when a call goes again
-is the broker's decision, and no SDK starts a back-off of its own.
+is the broker's decision, and no SDK starts a back-off of its own. The google-genai and mistralai SDKs repeat only where
+their user sets retries: Mistral's then waits as `retry-after-ms` says; Google's reads no hint, and what it repeats too
+early is refused without asking the broker (`core.repeat`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
 
 from sluicegate.sidecar.core.providers.api import ErrorShape
 from sluicegate.wire.words import Outcome, Reason, kebab
 
+_RPC = "type.googleapis.com/google.rpc"
 _OPENAI_TYPES = {
     400: "invalid_request_error",
     403: "permission_error",
@@ -36,6 +40,16 @@ _ANTHROPIC_TYPES = {
     502: "api_error",
     503: "overloaded_error",
     504: "timeout_error",
+}
+_MISTRAL_TYPES = {**_OPENAI_TYPES, 429: "rate_limited"}
+_GOOGLE_STATUS = {
+    400: "INVALID_ARGUMENT",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    501: "UNIMPLEMENTED",
+    504: "DEADLINE_EXCEEDED",
 }
 _STATUS = {
     Reason.UNKNOWN_POOL: 404,
@@ -132,6 +146,27 @@ class Refusal:
                 details = {"error_code": code}
                 error = {"type": kind, "message": self.message, "details": details}
                 return orjson.dumps({"type": "error", "error": error})
+            case ErrorShape.AZURE:
+                azure = {"code": str(self.status), "message": self.message, "innererror": {"code": code}}
+                return orjson.dumps({"error": azure})
+            case ErrorShape.MISTRAL:
+                kind = _MISTRAL_TYPES.get(self.status, "server_error")
+                mistral = {"object": "error", "message": self.message, "type": kind, "param": None, "code": code}
+                return orjson.dumps({**mistral, "raw_status_code": self.status})
+            case ErrorShape.GOOGLE:
+                return orjson.dumps(self._google(code))
+            case ErrorShape.GOOGLE_ARRAY:
+                return orjson.dumps([self._google(code)])
+
+    def _google(self, code: str) -> dict[str, Any]:
+        status = _GOOGLE_STATUS.get(self.status, "UNAVAILABLE")
+        details: list[dict[str, Any]] = [
+            {"@type": f"{_RPC}.ErrorInfo", "reason": code.upper(), "domain": "sluicegate.dev", "metadata": {}}
+        ]
+        if self.retry_after is not None:
+            delay = f"{max(1, math.ceil(self.retry_after))}s"
+            details.append({"@type": f"{_RPC}.RetryInfo", "retryDelay": delay})
+        return {"error": {"code": self.status, "message": self.message, "status": status, "details": details}}
 
     def repeated(self, wait: float) -> Refusal:
         """The refusal of a repeat, `wait` seconds before the call has a chance."""

@@ -3,29 +3,44 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sluicegate.sidecar.core.providers.anthropic import ANTHROPIC
-from sluicegate.sidecar.core.providers.api import Api, ErrorShape, ProviderTable, Wire
+from sluicegate.sidecar.core.providers.api import Api, ErrorShape, Place, ProviderTable, Streams, Wire
+from sluicegate.sidecar.core.providers.azure import AZURE_OPENAI
+from sluicegate.sidecar.core.providers.compatible import compatible
+from sluicegate.sidecar.core.providers.google import GOOGLE_GEMINI
+from sluicegate.sidecar.core.providers.mistral import MISTRAL
 from sluicegate.sidecar.core.providers.openai import OPENAI
-from sluicegate.sidecar.core.providers.passthrough import GOOGLE, MISTRAL
+from sluicegate.sidecar.core.providers.vertex import GOOGLE_VERTEX
 from sluicegate.wire.words import Provider
 
-MOUNTED: tuple[ProviderTable, ...] = (OPENAI, ANTHROPIC, GOOGLE, MISTRAL)
+MOUNTED: tuple[ProviderTable, ...] = (OPENAI, ANTHROPIC, GOOGLE_GEMINI, MISTRAL, AZURE_OPENAI, GOOGLE_VERTEX)
 """Those with a base path of their own on the sidecar."""
 
-_BY_PROVIDER: dict[Provider, ProviderTable] = {
-    **{table.provider: table for table in MOUNTED},
-    # They speak OpenAI's wire and are reached by pool only.
-    Provider.OPENAI_COMPATIBLE: replace(OPENAI, provider=Provider.OPENAI_COMPATIBLE, mount="", endpoint=""),
-    Provider.AZURE_OPENAI: replace(OPENAI, provider=Provider.AZURE_OPENAI, mount="", endpoint=""),
-    Provider.GOOGLE_VERTEX: replace(GOOGLE, provider=Provider.GOOGLE_VERTEX, mount="", endpoint=""),
-}
+_BY_PROVIDER: dict[Provider, ProviderTable] = {table.provider: table for table in MOUNTED}
+
+OPENAI_WIRE = frozenset({Provider.OPENAI, Provider.AZURE_OPENAI, Provider.OPENAI_COMPATIBLE})
+"""Those whose own wire is OpenAI's."""
 
 
-def table_of(provider: Provider) -> ProviderTable:
-    """The table of a provider; every member of `Provider` has one."""
-    return _BY_PROVIDER[provider]
+def table_of(provider: Provider, dialect: str = "") -> ProviderTable:
+    """The table of a provider; every member of `Provider` has one. `dialect`: of an OpenAI-compatible one."""
+    return compatible(dialect) if provider is Provider.OPENAI_COMPATIBLE else _BY_PROVIDER[provider]
 
 
-__all__ = ["ANTHROPIC", "MOUNTED", "OPENAI", "Api", "ErrorShape", "ProviderTable", "Wire", "table_of"]
+__all__ = [
+    "ANTHROPIC",
+    "AZURE_OPENAI",
+    "GOOGLE_GEMINI",
+    "GOOGLE_VERTEX",
+    "MISTRAL",
+    "MOUNTED",
+    "OPENAI",
+    "OPENAI_WIRE",
+    "Api",
+    "ErrorShape",
+    "Place",
+    "ProviderTable",
+    "Streams",
+    "Wire",
+    "table_of",
+]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from sluicegate.sidecar.core.providers.api import Api, ErrorShape, ProviderTable, Wire, by_path
+from sluicegate.sidecar.core.providers.openai import CHAT_CAPS
 from sluicegate.wire.words import Provider
 
 ANTHROPIC = ProviderTable(
@@ -12,6 +13,10 @@ ANTHROPIC = ProviderTable(
     endpoint="https://api.anthropic.com",
     credentials=("x-api-key", "authorization"),
     shape=ErrorShape.ANTHROPIC,
-    apis=by_path(Api("/v1/messages", Wire.MESSAGES, ("max_tokens",))),
-    openai_path="/v1/chat/completions",
+    apis=by_path(
+        Api("/v1/messages", Wire.MESSAGES, ("max_tokens",)),
+        Api("/v1/chat/completions", Wire.CHAT, CHAT_CAPS, asks_usage=True, shape=ErrorShape.OPENAI),
+    ),
+    tail="/v1",
+    compatible={Wire.CHAT: "/v1/chat/completions"},
 )

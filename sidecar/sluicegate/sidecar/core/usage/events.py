@@ -1,89 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads usage, ends and errors out of a response while its bytes pass through, and hides what the app did not ask for.
+"""Server-sent events, read while they pass.
 
-A reader is fed with `receive_data(bytes)` as chunks arrive and with `receive_end()` once; both return a `Read`: the
-bytes to hand on now and what was learned. However the provider's bytes are cut into chunks, the bytes handed on in
-all and the facts learned are the same.
-
-`EventReader` reads server-sent events. It hands every chunk on at once, unless usage is hidden: then it
-holds an event back until it is whole, takes out the chunk that bears only usage and the `"usage": null` of
-the others, and changes no other byte. Events are parsed only when a byte search finds that they could matter.
-`JsonReader` reads one JSON body. Both hold a bounded amount: an event or body larger than that passes unread.
+Every chunk is handed on at once, unless usage is hidden: then an event is held back until it is whole, the chunk that
+bears only usage and the `"usage": null` of the others are taken out, and no other byte changes. Events are parsed only
+when a byte search finds that they could matter. An event larger than the bound passes unread.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
 
 from sluicegate.sidecar.core.providers.api import Wire
+from sluicegate.sidecar.core.usage.bodies import ends_generation
+from sluicegate.sidecar.core.usage.counts import Tally
+from sluicegate.sidecar.core.usage.reading import MAX_HELD, Read
 from sluicegate.wire.values import Usage
-
-MAX_HELD = 4 * 1024 * 1024
-_TAIL = 64 * 1024
-_MAX_TOKENS = 10**9
 
 # One blank line. A CR at the very end waits for its LF, so that a cut between them changes nothing.
 _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n|\Z)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _NULL_USAGE = re.compile(rb'"usage"\s*:\s*null')
 _SOME_USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_LAST_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_OPENAI = re.compile(rb'"usage"|\[DONE\]|"error"|event: ?error')
+_GOOGLE = re.compile(rb'"usageMetadata"|"finishReason"|"blockReason"|"error"|event: ?error')
 _INTERESTING = {
-    Wire.CHAT: re.compile(rb'"usage"|\[DONE\]|"error"|event: ?error'),
-    Wire.COMPLETIONS: re.compile(rb'"usage"|\[DONE\]|"error"|event: ?error'),
-    Wire.EMBEDDINGS: re.compile(rb'"usage"|\[DONE\]|"error"'),
+    Wire.CHAT: _OPENAI,
+    Wire.COMPLETIONS: _OPENAI,
+    Wire.FIM: _OPENAI,
+    Wire.EMBEDDINGS: _OPENAI,
     Wire.RESPONSES: re.compile(rb'response\.(?:completed|incomplete|failed)|"type" ?: ?"error"|event: ?error'),
     Wire.MESSAGES: re.compile(rb'"message_(?:start|delta|stop)"|"error"|event: ?error'),
+    Wire.GENERATE: _GOOGLE,
+    Wire.EMBED: _GOOGLE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What one step gave: `data` to hand on, and whether this step learned something new."""
-
-    data: bytes = b""
-    news: bool = False
-
-
-def _tokens(usage: dict[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = usage.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS:
-            return value
-    return None
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def usage_of(wire: Wire, body: object, before: Usage | None = None) -> Usage | None:
-    """The usage object in a response body or event. `before`: what earlier events of the stream said (Anthropic
-    repeats cumulative values, so what is said again replaces). None where nothing readable is said."""
-    usage = _mapping(_mapping(body).get("usage"))
-    if not usage:
-        return before
-    if wire is Wire.MESSAGES:
-        fresh = _tokens(usage, "input_tokens")
-        read = _tokens(usage, "cache_read_input_tokens")
-        written = _tokens(usage, "cache_creation_input_tokens") or 0
-        output = _tokens(usage, "output_tokens")
-        old = before or Usage(0, 0)
-        if fresh is None and output is None:
-            return before
-        cached = old.cached_input_tokens if read is None else read
-        given = old.input_tokens if fresh is None else fresh + cached + written
-        return Usage(given, old.output_tokens if output is None else output, cached)
-    given_or_none = _tokens(usage, "prompt_tokens", "input_tokens")
-    if given_or_none is None:
-        return before
-    details = _mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    output = _tokens(usage, "completion_tokens", "output_tokens") or 0
-    return Usage(given_or_none, output, min(given_or_none, _tokens(details, "cached_tokens") or 0))
+_CHUNKS = (Wire.CHAT, Wire.COMPLETIONS, Wire.FIM)
 
 
 class EventReader:
@@ -94,17 +47,22 @@ class EventReader:
     """
 
     def __init__(self, wire: Wire, *, hide_usage: bool = False, max_held: int = MAX_HELD) -> None:
-        self.usage: Usage | None = None
         self.error: dict[str, Any] | None = None
         self.finished = False
         self.broken = 0
         self.events = 0
         self._wire = wire
+        self._tally = Tally(wire)
         self._hide = hide_usage and wire in (Wire.CHAT, Wire.COMPLETIONS)
         self._max = max_held
         self._interesting = _INTERESTING[wire]
         self._held = bytearray()
         self._skipping = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """So far."""
+        return self._tally.usage
 
     def receive_data(self, data: bytes) -> Read:
         """One chunk, cut anywhere."""
@@ -210,7 +168,7 @@ class EventReader:
         if data == b"[DONE]":
             self.finished = True
             return True
-        dull = self._wire in (Wire.CHAT, Wire.COMPLETIONS) and name != b"error" and b'"error"' not in data
+        dull = self._wire in _CHUNKS and name != b"error" and b'"error"' not in data
         if not data or (dull and not _SOME_USAGE.search(data)):
             return False
         try:
@@ -228,19 +186,21 @@ class EventReader:
         if name == b"error" or kind == "error" or kind == "response.failed" or body.get("error"):
             if self.error is None:
                 self.error = body
-            self.usage = usage_of(self._wire, body.get("response"), self.usage)
+            self._tally.fold(body.get("response"))
             return True
         match self._wire:
             case Wire.MESSAGES:
-                source = body.get("message") if kind == "message_start" else body
-                self.usage = usage_of(Wire.MESSAGES, source, self.usage)
+                self._tally.fold(body.get("message") if kind == "message_start" else body)
                 self.finished = self.finished or kind == "message_stop"
             case Wire.RESPONSES:
                 if kind in ("response.completed", "response.incomplete"):
-                    self.usage = usage_of(Wire.RESPONSES, body.get("response"), self.usage)
+                    self._tally.fold(body.get("response"))
                     self.finished = True
-            case Wire.CHAT | Wire.COMPLETIONS | Wire.EMBEDDINGS:
-                self.usage = usage_of(self._wire, body, self.usage)
+            case Wire.GENERATE | Wire.EMBED:
+                self._tally.fold(body)
+                self.finished = self.finished or ends_generation(body)
+            case Wire.CHAT | Wire.COMPLETIONS | Wire.EMBEDDINGS | Wire.FIM:
+                self._tally.fold(body)
         return True
 
 
@@ -278,88 +238,3 @@ def _without_usage(event: bytes) -> bytes:
         return before[:-1] + event[end:]
     after = event[end:].lstrip(b" \t")
     return event[:start] + (after[1:].lstrip(b" \t") if after.startswith(b",") else event[end:])
-
-
-class JsonReader:
-    """One JSON body: its usage, once it has ended. Bodies beyond `max_held` are read from their last 64 KiB."""
-
-    def __init__(self, wire: Wire, *, max_held: int = MAX_HELD) -> None:
-        self.usage: Usage | None = None
-        self.error: dict[str, Any] | None = None
-        self.finished = False
-        self.broken = 0
-        self.events = 0
-        self._wire = wire
-        self._max = max_held
-        self._held = bytearray()
-        self._cut = False
-
-    def receive_data(self, data: bytes) -> Read:
-        """One chunk; it is handed on as it is."""
-        self._held += data
-        if len(self._held) > self._max:
-            self._cut = True
-            del self._held[:-_TAIL]
-        return Read(data)
-
-    def receive_end(self) -> Read:
-        """Reads what was kept."""
-        self.finished = True
-        if self._cut:
-            self.usage = self._from_tail()
-        else:
-            try:
-                body = orjson.loads(self._held)
-            except orjson.JSONDecodeError:
-                self.broken += 1
-                body = None
-            self.usage = usage_of(self._wire, body)
-            error = _mapping(body).get("error")
-            if error:
-                self.error = _mapping(body)
-        self._held.clear()
-        return Read(b"", True)
-
-    def _from_tail(self) -> Usage | None:
-        found = None
-        for match in _LAST_USAGE.finditer(self._held):
-            found = match
-        if found is None:
-            return None
-        try:
-            return usage_of(self._wire, {"usage": orjson.loads(found.group(1))})
-        except orjson.JSONDecodeError:
-            return None
-
-
-class OpaqueReader:
-    """A body that nothing is read from: an unknown content type or coding."""
-
-    def __init__(self) -> None:
-        self.usage: Usage | None = None
-        self.error: dict[str, Any] | None = None
-        self.finished = False
-        self.broken = 0
-        self.events = 0
-
-    def receive_data(self, data: bytes) -> Read:
-        """One chunk; it is handed on as it is."""
-        return Read(data)
-
-    def receive_end(self) -> Read:
-        """Nothing more."""
-        self.finished = True
-        return Read()
-
-
-Reader = EventReader | JsonReader | OpaqueReader
-
-
-def reader_for(wire: Wire, content_type: str, *, hide_usage: bool = False) -> Reader:
-    """The reader for a response of this content type."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "text/event-stream":
-        return EventReader(wire, hide_usage=hide_usage)
-    if kind.endswith("json") or kind == "application/octet-stream":
-        return JsonReader(wire)
-    return OpaqueReader()
