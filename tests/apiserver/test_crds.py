@@ -62,7 +62,7 @@ BAD = [
     (POOL, {"limits": [{"resource": "Tokens", "limit": 5, "window": "a minute"}]}, "spec.limits[0].window"),
     (POOL, {"limits": [{"resource": "Tokens", "limit": 5, "window": "1m"}] * 2}, "Duplicate value"),
     (POOL, {"limits": [{"resource": "Tokens", "limit": 5}]}, "window"),
-    (POOL, {"dialect": "groq"}, "dialect is for provider OpenAICompatible only"),
+    (POOL, {"dialect": "Groq"}, "dialect is for provider OpenAICompatible only"),
     (POOL, {"endpoint": "http://gateway.example/v1"}, "allowPlaintext: true"),
     (POOL, {"endpoint": "https://user:secret@api.openai.com"}, "no user or password"),
     (POOL, {"endpoint": "https://api.openai.com/v1?key=1"}, "no ?"),

@@ -17,6 +17,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sluicegate.broker.admin import Admin
+from sluicegate.broker.cluster import enter
 from sluicegate.broker.config_watch import ConfigWatch
 from sluicegate.broker.configuration import Configuration
 from sluicegate.broker.core.config import EMPTY
@@ -53,6 +54,7 @@ class RunningBroker:
     _decisions: DecisionLog
     _tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
     _serving: list[bool] = field(default_factory=list[bool])
+    _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def stop(self) -> None:
         """Stop clean, within the settings' drain time and a little. A second call does nothing."""
@@ -71,14 +73,23 @@ class RunningBroker:
                 await task
         await self._decisions.flush()
         await self._admin.stop()
+        await self._stack.aclose()
         log.info("stopped")
 
 
 async def start_broker(settings: Settings) -> RunningBroker:
     """Start a broker in the running event loop; it serves when this returns.
 
-    Raises OSError where a port is taken or the decision log cannot be written. Bad documents are findings, no errors.
+    Raises OSError where a port is taken, the decision log cannot be written, or the cluster does not give what the
+    settings ask of it. Bad documents are findings, no errors.
     """
+    async with contextlib.AsyncExitStack() as stack:
+        broker = await _start(settings, stack)
+        broker._stack = stack.pop_all()
+        return broker
+
+
+async def _start(settings: Settings, stack: contextlib.AsyncExitStack) -> RunningBroker:
     decisions = DecisionLog(settings.decisions)
     runtime = Runtime(EMPTY, trust_claims=settings.trust_claims)
     configuration = Configuration(runtime)
@@ -91,6 +102,7 @@ async def start_broker(settings: Settings) -> RunningBroker:
     if settings.config is not None:
         watch = ConfigWatch(settings.config, configuration)
         await watch.load()
+    cluster = await enter(settings, configuration, stack)
     serving: list[bool] = []
 
     def why_not_ready() -> str:
@@ -100,7 +112,7 @@ async def start_broker(settings: Settings) -> RunningBroker:
 
     service = BudgetService(runtime, sessions, metrics.absurd)
     health_service = health.aio.HealthServicer()
-    server = grpc.aio.server(options=server_options())
+    server = grpc.aio.server(options=server_options(), interceptors=cluster.gates)
     budget_service_pb2_grpc.add_BudgetServiceServicer_to_server(service, server)
     config_service_pb2_grpc.add_ConfigServiceServicer_to_server(ConfigService(configuration), server)
     introspection_service_pb2_grpc.add_IntrospectionServiceServicer_to_server(
@@ -109,7 +121,10 @@ async def start_broker(settings: Settings) -> RunningBroker:
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     address = f"{settings.host}:{settings.port}"
     try:
-        port = server.add_insecure_port(address)
+        if cluster.credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, cluster.credentials)
     except RuntimeError as error:
         raise OSError(f"--port: cannot serve on {address}: is another broker there?") from error
     admin = Admin(runtime, configuration, metrics, why_not_ready)

@@ -21,6 +21,8 @@ from grpc_status import rpc_status
 from sluicegate.broker import answers, requests, sessions
 from sluicegate.broker.core import events
 from sluicegate.broker.core.effects import Effect, FellBack, Granted, Rejected, Requeued, Settled
+from sluicegate.broker.core.units import Workload
+from sluicegate.broker.identity import CALLER
 from sluicegate.broker.runtime import Answer, Runtime
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import budget_service_pb2_grpc
@@ -134,7 +136,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
 
         session = sessions.Session(
             first.hello.session_id,
-            requests.workload(first.hello.namespace, first.hello.service_account),
+            _workload(first.hello.namespace, first.hello.service_account),
             frozenset(first.hello.authenticated_pools),
             hang_up,
         )
@@ -214,7 +216,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         self, request: pb.AcquireRequest, context: Context
     ) -> pb.AcquireResponse:
         """Waits until the broker answers; a client that goes away is cancelled."""
-        who = requests.workload(request.namespace, request.service_account)
+        who = _workload(request.namespace, request.service_account)
         event, violations = requests.acquire(request.call, UNARY, who, frozenset())
         named = requests.Checked()
         named.text("namespace", request.namespace, requests.MAX_NAME)
@@ -291,6 +293,14 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         """Turn unary waiters away; they may ask again elsewhere."""
         self._stopping = True
         self.waiters.dismiss(_stopping())
+
+
+def _workload(namespace: str, service_account: str) -> Workload:
+    """The proven caller; what it says of itself counts only where nothing proves it."""
+    caller = CALLER.get()
+    if caller is not None:
+        return Workload(caller.namespace, caller.service_account)
+    return requests.workload(namespace, service_account)
 
 
 def _stopping() -> Refusal:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sluicegate.kube.client import ObjectRef
 from sluicegate.wire import durations
+from sluicegate.wire.environment import names
 
 PREFIX = "SLUICEGATE_BROKER_"
 _LEVELS = ("debug", "info", "warning", "error")
@@ -45,6 +47,24 @@ class Settings:
     """How long a sidecar may be away before its calls are given up."""
     drain: float = 5.0
     """How long a stopping broker waits for its sidecars to hang up."""
+    tls_secret: ObjectRef | None = None
+    """The Secret in which the broker keeps its own certificate and authorities: TLS."""
+    tls_cert: Path | None = None
+    """PEM files of the user's own certificate instead, read again when they change."""
+    tls_key: Path | None = None
+    tls_hosts: tuple[str, ...] = ()
+    """The names that the kept certificate is for."""
+    ca_config_map: ObjectRef | None = None
+    """The ConfigMap in which the authorities are published."""
+    audience: str = ""
+    """Callers must bring a ServiceAccount token for this audience; empty: nothing is proven (one machine only)."""
+    operators: tuple[str, ...] = ()
+    """namespace/serviceaccount of those who may configure and look."""
+    viewers: tuple[str, ...] = ()
+    """namespace/serviceaccount of those who may look."""
+    snapshot: ObjectRef | None = None
+    """The ConfigMap with the operator's last documents, to start from."""
+    kubeconfig: str = ""
     max_tenant_labels: int = 200
     """Tenants that metrics tell apart; the rest is `other`."""
     log_level: str = "info"
@@ -60,6 +80,16 @@ _HELP = {
     "trust_claims": "believe the tenant that a call claims (one machine only)",
     "session_grace": "how long a sidecar may be away before its calls are given up, such as 10s",
     "drain": "how long to wait for sidecars when stopping, such as 5s",
+    "tls_secret": "namespace/name of the Secret in which certificates are kept",
+    "tls_cert": "certificate file (PEM) instead",
+    "tls_key": "its key (PEM)",
+    "tls_hosts": "names that the kept certificate is for, by commas",
+    "ca_config_map": "namespace/name of the ConfigMap in which the authorities are published",
+    "audience": "require ServiceAccount tokens for this audience",
+    "operators": "namespace/serviceaccount of those who may configure, by commas",
+    "viewers": "namespace/serviceaccount of those who may look, by commas",
+    "snapshot": "namespace/name of the ConfigMap with the documents to start from",
+    "kubeconfig": "kubeconfig, where this is no pod",
     "max_tenant_labels": "tenants that metrics tell apart",
     "log_level": " | ".join(_LEVELS),
 }
@@ -90,14 +120,23 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             values[field.name] = _value(field.name, text)
         except ValueError as error:
             problems.append(f"{name} = {text!r}: {error}")
+    settings = Settings(**values)
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        problems.append("--tls-cert and --tls-key: one needs the other")
+    if settings.tls_secret is not None and not settings.tls_hosts:
+        problems.append("--tls-hosts: is required with --tls-secret")
     if problems:
         raise SettingsError(problems)
-    return Settings(**values)
+    return settings
 
 
 def _value(field: str, text: str) -> object:
     match field:
-        case "config" | "decisions":
+        case "tls_secret" | "ca_config_map" | "snapshot":
+            return ObjectRef.parse(text) if text else None
+        case "tls_hosts" | "operators" | "viewers":
+            return names(text)
+        case "config" | "decisions" | "tls_cert" | "tls_key":
             return Path(text) if text else None
         case "port" | "admin_port":
             return _whole(text, 0, 65_535)

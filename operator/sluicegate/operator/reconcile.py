@@ -8,15 +8,14 @@ the documents in effect in a ConfigMap, pushes them to the broker, and writes th
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import datetime as dt
-import gzip
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from sluicegate.broker.core import saved
 from sluicegate.broker.core.documents import Identity
 from sluicegate.kube.client import ApiError, Client, KubeError, ObjectRef
 from sluicegate.kube.client import Object as Json
@@ -25,8 +24,7 @@ from sluicegate.operator.core.compile import (
     Programme,
     compile_programme,
     identity_of,
-    restored,
-    saved,
+    listed,
 )
 from sluicegate.operator.core.conditions import Delivery, status_of
 
@@ -35,7 +33,6 @@ log = logging.getLogger(__name__)
 GROUP = "/apis/sluicegate.dev/v1alpha1"
 _PLURALS = {"ProviderPool": "providerpools", "TenantPolicy": "tenantpolicies"}
 _MANAGER = "sluicegate-operator"
-_KEY = "documents.json.gz"
 _STATUS_WRITERS = 8
 _AGAIN = (1.0, 30.0)
 
@@ -135,25 +132,23 @@ class Reconciler:
         if self._snapshot is None:
             return {}
         held = await self._client.get(self._snapshot.config_map)
-        packed = (held.get("binaryData") or {}).get(_KEY)
-        if not packed:
-            return {}
         try:
-            self._stored = unpacked(packed)
-            return restored(self._stored)
-        except ValueError as error:
+            documents = {identity_of(document): document for document in saved.unpack(held) or []}
+            self._stored = (held.get("data") or {}).get("version", "")
+            return documents
+        except (ValueError, KeyError, TypeError) as error:
             log.error("ConfigMap %s cannot be read, and is written anew: %s", self._snapshot, error)
             return {}
 
     async def _store(self, programme: Programme) -> None:
-        text = saved(programme.documents)
-        if self._snapshot is None or text == self._stored:
+        if self._snapshot is None or programme.version == self._stored:
             return
-        # mtime 0: the same documents are the same bytes.
-        packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-        body = {"binaryData": {_KEY: packed}, "data": {"version": programme.version}}
+        body = {
+            "binaryData": {saved.KEY: saved.pack(listed(programme.documents))},
+            "data": {"version": programme.version},
+        }
         await self._client.patch(self._snapshot.config_map, body)
-        self._stored = text
+        self._stored = programme.version
 
     # ---- statuses
 
@@ -192,11 +187,3 @@ class Reconciler:
             counts[identity.kind, str(good).lower()] += 1
         for (kind, accepted), count in counts.items():
             self._metrics.resources.labels(kind, accepted).set(count)
-
-
-def unpacked(packed: str) -> str:
-    """The saved documents of the ConfigMap's entry. Raises ValueError."""
-    try:
-        return gzip.decompress(base64.b64decode(packed)).decode()
-    except (OSError, EOFError) as error:
-        raise ValueError(str(error)) from None

@@ -36,6 +36,7 @@ _CODES: dict[Reason, grpc.StatusCode] = {
     Reason.BILLING: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.TENANT_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
     Reason.ACCESS_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Reason.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.NEVER_FITS: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,

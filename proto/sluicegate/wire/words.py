@@ -144,6 +144,7 @@ class Reason(StrEnum):
     UNKNOWN_TENANT = "unknown_tenant"
     TENANT_NOT_ALLOWED = "tenant_not_allowed"
     ACCESS_DENIED = "access_denied"
+    UNAUTHENTICATED = "unauthenticated"  # the caller's token proves nobody
     BILLING = "billing"  # the pool's account cannot pay
     INVALID_REQUEST = "invalid_request"
     SHUTTING_DOWN = "shutting_down"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +98,7 @@ def _findings(asked: Mapping[Identity, Object]) -> dict[Identity, tuple[Finding,
 
 def _version(documents: Mapping[Identity, Object]) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the documents, in the order of their identities."""
-    content = [documents[identity] for identity in sorted(documents)]
-    return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical(listed(documents)).encode()).hexdigest()[:16]
 
 
 def canonical(value: object) -> str:
@@ -107,15 +106,6 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def saved(documents: Mapping[Identity, Object]) -> str:
-    """The documents as one JSON list, for the ConfigMap that broker and operator start from."""
-    return canonical([documents[identity] for identity in sorted(documents)])
-
-
-def restored(text: str) -> dict[Identity, Object]:
-    """What `saved` wrote. Raises ValueError for anything else."""
-    try:
-        listed: Sequence[Object] = json.loads(text)
-        return {identity_of(document): document for document in listed}
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not a saved list of documents: {error!r}") from None
+def listed(documents: Mapping[Identity, Object]) -> list[Object]:
+    """The documents in the order of their identities."""
+    return [documents[identity] for identity in sorted(documents)]
