@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sluicegate.sidecar.core.providers import Wire
-from sluicegate.sidecar.core.usage import EventReader, JsonReader, OpaqueReader, reader_for, usage_of
+from sluicegate.sidecar.core.usage import ArrayReader, EventReader, JsonReader, OpaqueReader, reader_for, usage_of
 from sluicegate.wire.values import Usage
 
 
@@ -73,7 +73,7 @@ RESPONSES = (
 )
 
 
-def run(reader: EventReader | JsonReader | OpaqueReader, pieces: list[bytes]) -> bytes:
+def run(reader: EventReader | ArrayReader | JsonReader | OpaqueReader, pieces: list[bytes]) -> bytes:
     return b"".join(reader.receive_data(piece).data for piece in pieces) + reader.receive_end().data
 
 
@@ -177,3 +177,153 @@ def test_which_reader_reads_what():
     assert isinstance(reader_for(Wire.CHAT, "Application/JSON"), JsonReader)
     assert isinstance(reader_for(Wire.CHAT, "text/html"), OpaqueReader)
     assert isinstance(reader_for(Wire.CHAT, ""), OpaqueReader)
+
+
+def google(parts: str, stop: bool = False, **usage: object) -> dict[str, object]:
+    candidate: dict[str, object] = {"content": {"parts": [{"text": parts}], "role": "model"}}
+    if stop:
+        candidate["finishReason"] = "STOP"
+    return {"candidates": [candidate], **({"usageMetadata": usage} if usage else {})}
+
+
+TRAP = 'quote " brace } [ \\" "usageMetadata": {"promptTokenCount": 99} "finishReason" é'
+GEMINI = [
+    google(TRAP, promptTokenCount=10, totalTokenCount=10),
+    google("more", promptTokenCount=10, candidatesTokenCount=2, thoughtsTokenCount=4, totalTokenCount=16),
+    google(
+        "end",
+        True,
+        promptTokenCount=10,
+        candidatesTokenCount=5,
+        thoughtsTokenCount=4,
+        toolUsePromptTokenCount=3,
+        cachedContentTokenCount=6,
+        totalTokenCount=22,
+    ),
+]
+VERTEX = [google(TRAP, trafficType="ON_DEMAND"), google("a", trafficType="ON_DEMAND"), GEMINI[2]]
+
+
+@pytest.mark.parametrize("chunks", [GEMINI, VERTEX])
+@given(at=CUTS)
+@example(at=list(range(3000)))
+def test_googles_events_and_its_array_are_the_same_however_they_are_cut(chunks: list[object], at: list[int]):
+    events = b"".join(data(chunk, "\r\n\r\n") for chunk in chunks)
+    array = b"[" + b",\r\n".join(json.dumps(chunk, indent=2).encode() for chunk in chunks) + b"\n]\n"
+    for reader, whole in ((EventReader(Wire.GENERATE), events), (ArrayReader(), array)):
+        for piece in cut(whole, at):
+            assert reader.receive_data(piece).data == piece
+        assert reader.receive_end().data == b""
+        assert reader.usage == Usage(13, 9, 6)
+        assert reader.finished
+        assert (reader.error, reader.broken) == (None, 0)
+
+
+def test_a_google_stream_that_is_cut_off_is_not_finished_and_keeps_what_it_said():
+    array = b"[" + json.dumps(GEMINI[0]).encode() + b",\n" + json.dumps(GEMINI[1]).encode() + b",\n" + b'{"candi'
+    events = data(GEMINI[0]) + data(GEMINI[1]) + b'data: {"candi'
+    for reader, whole in ((ArrayReader(), array), (EventReader(Wire.GENERATE), events)):
+        run(reader, [whole])
+        assert reader.usage == Usage(10, 6, 0)
+        assert not reader.finished
+
+
+@given(CUTS)
+def test_an_error_in_an_array_and_an_error_instead_of_one(at: list[int]):
+    error = {"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}
+    for whole in (json.dumps([GEMINI[0], error]).encode(), json.dumps([error]).encode(), json.dumps(error).encode()):
+        reader = ArrayReader()
+        assert run(reader, cut(whole, at)) == whole
+        assert reader.error == error
+
+
+def test_an_element_too_large_to_hold_passes_unread_and_the_next_is_read():
+    array = json.dumps([google("x" * 5000), GEMINI[2]]).encode()
+    for size in (1, 100, 10_000):
+        reader = ArrayReader(max_held=1000)
+        assert run(reader, [array[at : at + size] for at in range(0, len(array), size)]) == array
+        assert reader.usage == Usage(13, 9, 6)
+        assert reader.broken == 1
+
+
+@given(st.lists(st.binary(max_size=40), max_size=20))
+def test_garbage_instead_of_an_array(pieces: list[bytes]):
+    reader = ArrayReader(max_held=64)
+    assert run(reader, pieces) == b"".join(pieces)
+
+
+@pytest.mark.parametrize(
+    ("wire", "body", "usage"),
+    [
+        (Wire.GENERATE, GEMINI[2], Usage(13, 9, 6)),
+        (Wire.GENERATE, {"usageMetadata": {"promptTokenCount": 5, "totalTokenCount": 9}}, Usage(5, 4, 0)),
+        (Wire.GENERATE, {"usageMetadata": {"trafficType": "ON_DEMAND"}}, None),
+        (Wire.EMBED, {"embeddings": [], "usageMetadata": {"promptTokenCount": 5}}, Usage(5, 0, 0)),
+        (
+            Wire.EMBED,
+            {"predictions": [{"embeddings": {"statistics": {"token_count": n}}} for n in (3, 4.0)]},
+            Usage(7, 0, 0),
+        ),
+        (Wire.EMBED, {"predictions": [{"bytesBase64Encoded": "x"}]}, None),
+        (Wire.CHAT, {"x_groq": {"id": "r", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}}, Usage(3, 4, 0)),
+        (
+            Wire.CHAT,
+            {"usage": {"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 8}},
+            Usage(9, 1, 8),
+        ),
+        (Wire.FIM, {"usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}, Usage(3, 4, 0)),
+        (
+            Wire.MESSAGES,
+            {
+                "usage": {
+                    "input_tokens": 1,
+                    "cache_creation_input_tokens": 2,
+                    "cache_read_input_tokens": 4,
+                    "output_tokens": 8,
+                }
+            },
+            Usage(7, 8, 4),
+        ),
+    ],
+)
+def test_usage_of_whole_bodies(wire: Wire, body: object, usage: Usage | None):
+    assert usage_of(wire, body) == usage
+
+
+@given(CUTS)
+def test_groq_and_mistral_say_usage_in_their_last_chunk_unasked(at: list[int]):
+    groq = data(chat("a", x_groq={"id": "r"})) + data(chat("", x_groq={"usage": TOTAL})) + b"data: [DONE]\n\n"
+    mistral = data(chat("a")) + data(chat("", usage=TOTAL)) + b"data: [DONE]\n\n"
+    deepseek = b": keep-alive\n\n" + mistral
+    for whole in (groq, mistral, deepseek):
+        reader = EventReader(Wire.CHAT)
+        assert run(reader, cut(whole, at)) == whole
+        assert reader.usage == Usage(12, 34, 5)
+        assert reader.finished
+
+
+def test_what_anthropic_says_again_replaces_and_what_it_leaves_out_stays():
+    start = {"input_tokens": 3, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 4, "output_tokens": 1}
+    reader = EventReader(Wire.MESSAGES)
+    run(
+        reader,
+        [
+            data({"type": "message_start", "message": {"usage": start}}),
+            data({"type": "message_delta", "usage": {"input_tokens": 5, "output_tokens": 9}}),
+            data({"type": "message_stop"}),
+        ],
+    )
+    assert reader.usage == Usage(29, 9, 4)
+
+
+def test_a_large_body_of_googles_is_read_from_its_end():
+    body = json.dumps({"candidates": ["v" * 3000], "usageMetadata": {"promptTokenCount": 4, "totalTokenCount": 6}})
+    reader = JsonReader(Wire.GENERATE, max_held=1000)
+    run(reader, [body.encode()])
+    assert reader.usage == Usage(4, 2, 0)
+
+
+def test_a_stream_without_events_is_an_array():
+    assert isinstance(reader_for(Wire.GENERATE, "application/json; charset=UTF-8", stream=True), ArrayReader)
+    assert isinstance(reader_for(Wire.GENERATE, "application/json"), JsonReader)
+    assert isinstance(reader_for(Wire.GENERATE, "text/event-stream", stream=True), EventReader)
