@@ -82,3 +82,30 @@ def test_predicted_waits_are_near_the_real_ones() -> None:
     assert max(result.waits["Standard"]) <= 4.0 + 1e-6
     late = result.waits["Standard"][len(result.waits["Standard"]) // 2 :]
     assert sum(late) / len(late) > 2.0
+
+
+STEADY = {
+    "one tenant": ([Offer("a/x", rate=12, max_wait=30)], ONE),
+    "equal tenants": ([Offer(f"a/t{i}", rate=4, tokens=(50, 150), max_wait=20) for i in range(4)], ONE),
+    "weights": ([Offer(f"a/w{weight}", weight=weight, rate=8, max_wait=20) for weight in (1, 2)], ONE),
+    "below a higher tier": (
+        [Offer("a/high", tier="Critical", rate=5), Offer("a/low", tier="Free", rate=8, max_wait=30)],
+        [TierConfig("Critical"), TierConfig("Free", guaranteed_percent=5)],
+    ),
+    "batch under chat": (
+        [Offer("a/chat", rate=5), Offer("a/night", rate=8, latency=Latency.BATCH, max_wait=60)],
+        ONE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEADY)
+def test_predictions_in_a_steady_load(name: str) -> None:
+    offers, tiers = STEADY[name]
+    result = run(offers, tiers, seconds=240, warm_up=60)
+    errors = sorted(abs(said - real) / real for said, real in result.errors if real > 1.0)
+    assert len(errors) > 100
+    assert errors[len(errors) // 2] <= 0.15
+    assert errors[len(errors) * 9 // 10] <= 0.4
+    # Never absurd: no wait is said to be longer than what the tenant's whole queue can take.
+    assert all(said <= 4 * max(real, 5.0) for said, real in result.errors)

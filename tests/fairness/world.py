@@ -17,6 +17,7 @@ from sluicegate.broker.core.config import LimitConfig, PoolConfig, Snapshot, Ten
 from sluicegate.broker.core.dispatcher import Dispatcher
 from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Rejected
 from sluicegate.broker.core.events import Acquire, Event, Observe, Settle, Tick
+from sluicegate.broker.core.flow import State
 from sluicegate.broker.core.units import Workload
 from sluicegate.testing.limits import Admitted, Demand, LimitsConfig, MeterConfig, ProviderLimits
 from sluicegate.wire.values import Criticality, Estimate, MeterReading, QuotaRejection, Usage
@@ -84,6 +85,7 @@ def run(
     provider = ProviderLimits(LimitsConfig("openai", meters))
     result = Result()
     sizes: dict[str, int] = {}
+    predicted: dict[str, float] = {}
     events: list[tuple[float, int, Event | int]] = []
     order = 0
 
@@ -108,6 +110,8 @@ def run(
                         result.answered[effect.call_id] += 1
                         result.granted[tenant] += 1
                         result.waits[effect.party.tier].append(effect.waited)
+                        if effect.call_id in predicted:
+                            result.errors.append((predicted.pop(effect.call_id), effect.waited))
                         result.reasons[effect.reason] += 1
                         if now >= warm_up:
                             result.tokens[tenant] += size
@@ -144,4 +148,8 @@ def run(
             what = Acquire(name, "s", Workload(), None, "gpt", estimate, criticality, tenant=offer.tenant)
             later(now + (0.5 + rng.random()) / offer.rate, offers.index(offer))
         act(broker.handle(what, now), now)
+        if isinstance(what, Acquire) and now >= warm_up and what.call_id in broker._calls:
+            call, place = broker._calls[what.call_id]
+            if call.state is State.WAITING:
+                predicted[what.call_id] = place.predicted_wait(call, now)
     return result

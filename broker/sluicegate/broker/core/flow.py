@@ -145,6 +145,9 @@ class Call:
 Entry = tuple[int, bool, float, int, Call]
 
 
+_PACE_SECONDS = 15.0
+
+
 class Flow:
     """A tenant's eligible calls in one tier of one pool, and its fairness tag (virtual seconds).
 
@@ -153,6 +156,7 @@ class Flow:
 
     __slots__ = (
         "_heap",
+        "_marks",
         "batch",
         "ceilings",
         "idle_key",
@@ -182,10 +186,28 @@ class Flow:
         self.in_flight = 0
         self.work = [[0.0] * meters for _ in RANK]
         self.served = [0.0] * meters
+        self._marks: list[tuple[float, list[float]]] = []  # the last two times at which `served` was written down
         self._heap: list[Entry] = []
 
     def __len__(self) -> int:
         return self.interactive + self.batch
+
+    def begin(self, now: float) -> None:
+        """Its backlog begins."""
+        self._marks = [(now, list(self.served))]
+
+    def mark(self, now: float) -> None:
+        """It was served."""
+        if not self._marks or now - self._marks[-1][0] >= _PACE_SECONDS:
+            self._marks = [*self._marks[-1:], (now, list(self.served))]
+
+    def pace(self, now: float, index: int) -> tuple[float, float]:
+        """How much it got per second on a meter while it was backlogged, lately, and over how many seconds that was."""
+        if not self._marks:
+            return 0.0, 0.0
+        since, served = self._marks[0]
+        seconds = now - since
+        return ((self.served[index] - served[index]) / seconds, seconds) if seconds > 0.0 else (0.0, 0.0)
 
     def push(self, call: Call) -> None:
         """Enter `call`; O(log n)."""

@@ -177,7 +177,7 @@ class Pool:
         call.flow = line.flow(call)
         call.state = State.GRANTED
         line.granted[call.call_id] = call
-        line.queue.tiers[call.tier].granted(call)
+        line.queue.tiers[call.tier].granted(call, now)
         line.debit(call, now)
 
     def withdraw(self, call: Call, now: float, out: list[Effect]) -> None:

@@ -12,7 +12,12 @@ Theory of operation. On each continuous meter the wait is work ahead divided by 
 
 The floor of the rate is the tier's guarantee, which works off the tier's own work alone; the ceiling of the rate is
 the tier's ceiling. A fixed window that is used up, a parked tenant and a retry that is not eligible yet are waited
-out. All sums are kept as calls come and go: O(tiers x meters).
+out.
+
+What the tenant really got per second since its backlog began tells better than any model what a steady load leaves it,
+and knows nothing of what just changed: the longer it was measured the more it counts, as a geometric mean.
+
+All sums are kept as calls come and go: O(tiers x meters).
 """
 
 from __future__ import annotations
@@ -24,6 +29,8 @@ from sluicegate.broker.core.flow import BATCH, Call
 from sluicegate.broker.core.queue import PoolQueue
 from sluicegate.broker.core.tiers import ARRIVAL_SECONDS
 
+_BELIEVED_AFTER = 15.0
+_MOST_BELIEVED = 0.95
 _LEAST_SHARE = 0.01  # of the rate, where the guarantees below take all of it
 
 
@@ -50,6 +57,10 @@ def predict(
     ahead_of_it = [other.arrivals_interactive.rate(now) for other in (queue.tiers if batch else higher)]
     if batch:
         ahead_of_it += [other.arrivals_batch.rate(now) for other in higher]
+    peers = tier.arrivals_interactive.rate(now)
+    if batch:
+        peers = [a + b for a, b in zip(peers, tier.arrivals_batch.rate(now), strict=True)]
+    peers_part = max(0, weights) / (max(0, weights) + flow.weight)
     for index, amount in enumerate(call.vector):
         rate = rates[index]
         if amount <= 0.0:
@@ -61,7 +72,9 @@ def predict(
             own += max(0.0, call.ahead[index] - (flow.served[index] - call.served_before[index]))
         queued = tier.work_interactive[index] + (tier.work_batch[index] if batch else 0.0)
         mine = sum(work[index] for work in (flow.work if batch else flow.work[:BATCH]))
-        others = min(max(0.0, queued - mine), own * others_ratio + debt * rate * max(weights, 0))
+        fair = own * others_ratio + debt * rate * max(weights, 0)
+        share = max(1.0 - below, tier.guaranteed, _LEAST_SHARE)
+        others = min(fair, _others(max(0.0, queued - mine), own, rate * share, peers[index] * peers_part))
         in_tier = own + others
         above = sum(other.work_interactive[index] for other in higher)
         arriving = sum([arrivals[index] for arrivals in ahead_of_it])
@@ -69,13 +82,23 @@ def predict(
             above += sum(other.work_batch[index] for other in higher)
             for other in queue.tiers[call.tier + 1 :]:
                 above += other.work_interactive[index]
-        share = max(1.0 - below, tier.guaranteed, _LEAST_SHARE)
         work = above + in_tier - available[index]
         in_order = _worked_off(work, rate * share, arriving) if work > 0.0 else 0.0
         guaranteed = in_tier / (rate * tier.guaranteed) if tier.guaranteed else inf
         slowest = in_tier / (rate * tier.ceiling) - 1.0 if tier.ceiling < 1.0 else 0.0
-        wait = max(wait, min(in_order, guaranteed), slowest)
+        modelled = min(in_order, guaranteed)
+        pace, seconds = flow.pace(now, index)
+        if pace > 0.0 and own > amount and modelled > 0.0:
+            believed = min(_MOST_BELIEVED, seconds / _BELIEVED_AFTER)
+            modelled = modelled ** (1.0 - believed) * (own / pace) ** believed
+        wait = max(wait, modelled, slowest)
     return wait
+
+
+def _others(queued: float, own: float, rate: float, arriving: float) -> float:
+    """What other tenants have before a call whose tenant has `own`: what waits, and what comes meanwhile."""
+    seconds = _worked_off(own + queued, rate, arriving)
+    return queued + arriving * seconds
 
 
 def _worked_off(work: float, rate: float, arriving: float) -> float:

@@ -138,7 +138,7 @@ class Pump:
         if reason is Reason.GUARANTEE:
             tier.spend(call)
         tier.draw(call.vector)
-        tier.granted(call)
+        tier.granted(call, now)
         queue.leave(call, now)
         call.state = State.GRANTED
         line.granted[call.call_id] = call

@@ -130,6 +130,8 @@ class Tier:
 
     def enter(self, call: Call, flow: Flow, now: float) -> None:
         """An eligible call joins its flow."""
+        if not len(flow):
+            flow.begin(now)
         flow.push(call)  # before `_forget`, which drops tenants without calls
         if not self.weight_everyone:
             # Virtual time runs with real time while there is no backlog.
@@ -209,7 +211,7 @@ class Tier:
 
     # ---- fairness
 
-    def granted(self, call: Call) -> None:
+    def granted(self, call: Call, now: float) -> None:
         """`call` is about to leave with a grant: move virtual time and its tenant's tag."""
         flow = call.flow
         assert flow is not None
@@ -223,6 +225,7 @@ class Tier:
         flow.in_flight += 1
         for index, amount in enumerate(call.vector):
             flow.served[index] += amount
+        flow.mark(now)
 
     def settled(self, call: Call, share: float) -> None:
         """`call` is no longer in flight and turned out to cost `share`."""
