@@ -11,7 +11,7 @@ from sluicegate.broker.core.charge import admission, corrected, rule, sane, wind
 from sluicegate.broker.core.units import DAY, MINUTE, Charge
 from sluicegate.testing.limits import openai_charge
 from sluicegate.wire.values import Estimate, Usage
-from sluicegate.wire.words import Algorithm, Provider, Resource
+from sluicegate.wire.words import Algorithm, Dialect, Provider, Resource
 
 CALL = Estimate(input_tokens=900, output_tokens=200, max_output_tokens=1000, characters=4000, choices=2)
 
@@ -74,13 +74,38 @@ def test_absurd_estimates_give_no_credit():
     ("provider", "expected"),
     [
         (Provider.OPENAI, Charge(1, 50, 40, 10, "m")),
-        (Provider.GOOGLE_GEMINI, Charge(1, 50, 40, 10, "m")),
+        (Provider.AZURE_OPENAI, Charge(1, 50, 40, 10, "m")),
+        (Provider.GOOGLE_GEMINI, Charge(1, 100, 100, 25, "m")),  # cached input counts, output does not
+        (Provider.GOOGLE_VERTEX, Charge(1, 100, 100, 25, "m")),
         (Provider.ANTHROPIC, Charge(1, 95, 70, 25, "m")),
-        (Provider.MISTRAL, Charge(1, 95, 40, 10, "m")),
+        (Provider.MISTRAL, Charge(1, 95, 70, 25, "m")),
     ],
 )
 def test_only_what_the_provider_corrects_is_corrected(provider: Provider, expected: Charge):
     assert corrected(provider, Charge(1, 50, 40, 10, "m"), Usage(100, 25, 30)) == expected
+
+
+@pytest.mark.parametrize(
+    ("dialect", "charge", "final"),
+    [
+        # input_tokens 900, characters / 4 = 1000, cap 1000 x 2; then 600 given of which 200 cached, 300 produced
+        ("", Charge(1, 3004, 1004, 2000), Charge(1, 3004, 1004, 2000)),
+        (Dialect.XAI, Charge(1, 3004, 1004, 2000), Charge(1, 3004, 1004, 2000)),
+        (Dialect.TOGETHER, Charge(1, 3004, 1004, 2000), Charge(1, 3004, 1004, 2000)),
+        (Dialect.GROQ, Charge(1, 3004, 1004, 2000), Charge(1, 2804, 804, 2000)),
+        (Dialect.DEEPSEEK, Charge(1, 1300, 900, 400), Charge(1, 900, 600, 300)),
+        (Dialect.OPENROUTER, Charge(1, 1300, 900, 400), Charge(1, 900, 600, 300)),
+        (Dialect.VLLM, Charge(1, 1300, 900, 400), Charge(1, 900, 600, 300)),
+        (Dialect.FIREWORKS, Charge(1, 900, 900, 400), Charge(1, 600, 400, 300)),
+    ],
+)
+def test_dialects(dialect: str, charge: Charge, final: Charge):
+    assert admission(Provider.OPENAI_COMPATIBLE, CALL, dialect) == charge
+    assert corrected(Provider.OPENAI_COMPATIBLE, charge, Usage(600, 300, 200), dialect) == final
+
+
+def test_a_dialect_means_nothing_beside_another_provider():
+    assert rule(Provider.OPENAI, Dialect.VLLM) is rule(Provider.OPENAI)
 
 
 def test_more_cached_than_given_counts_as_all_cached():
@@ -116,6 +141,9 @@ def test_the_table_of_providers():
     assert rule(Provider.OPENAI).algorithm(MINUTE) is Algorithm.BUCKET
     assert rule(Provider.OPENAI).algorithm(DAY) is Algorithm.BUCKET  # a rolling bucket, measured
     assert rule(Provider.GOOGLE_GEMINI).algorithm(DAY) is Algorithm.FIXED_WINDOW
+    assert rule(Provider.GOOGLE_GEMINI).algorithm(MINUTE) is Algorithm.FIXED_WINDOW
+    assert rule(Provider.MISTRAL).algorithm(MINUTE) is Algorithm.FIXED_WINDOW
+    assert rule(Provider.ANTHROPIC).algorithm(MINUTE) is Algorithm.BUCKET
     assert rule(Provider.AZURE_OPENAI).burst_of(Resource.REQUESTS, MINUTE) == 10
     assert rule(Provider.AZURE_OPENAI).burst_of(Resource.TOKENS, MINUTE) == MINUTE
     assert rule(Provider.AZURE_OPENAI).burst_of(Resource.REQUESTS, DAY) == DAY

@@ -119,6 +119,9 @@ def test_a_good_text_has_no_findings_and_every_field_arrives() -> None:
 ERRORS = [
     (pool(modls=["x"]), "spec.modls", "did you mean models?"),
     (pool(provider="OpenAi"), "spec.provider", "is not one of OpenAI, AzureOpenAI"),
+    (pool(dialect="Groq"), "spec.dialect", "is for provider OpenAICompatible only"),
+    (pool(provider="OpenAICompatible", dialect="grok"), "spec.dialect", "is not one of Groq, xAI, DeepSeek, Together"),
+    (pool(provider="AzureOpenAI", endpoint=""), "spec.endpoint", "at least 1 character"),
     (pool(limits=[]), "spec.limits", "at least 1 item"),
     (
         pool(limits=[{"resource": "Tokens", "limit": 0, "window": "1m"}]),

@@ -42,7 +42,11 @@ class Lack:
 
 @dataclass(frozen=True, slots=True)
 class MeterStatus:
-    """One meter as it stands. `reserved`: held by calls that have not settled. `foreign_rate`: units per second."""
+    """One meter as it stands. `reserved`: held by calls that have not settled. `foreign_rate`: units per second.
+
+    `pile`: the most that is let pile up, below `capacity` where a quota 429 taught enforcement over shorter slices.
+    `anomalies`: absurd figures since the start, by kind.
+    """
 
     key: MeterKey
     algorithm: Algorithm
@@ -52,6 +56,8 @@ class MeterStatus:
     reserved: float
     foreign_rate: float
     observed: bool
+    pile: float = 0.0
+    anomalies: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -65,9 +71,9 @@ class Budget:
     """The meters of one pool."""
 
     def __init__(self, config: PoolConfig, now: float) -> None:
-        self.anomalies: Counter[str] = Counter()
+        self._odd: Counter[str] = Counter()
         self._config = config
-        self._learns = Resource.TOKENS in rules.rule(config.provider).learned
+        self._learns = Resource.TOKENS in rules.rule(config.provider, config.dialect).learned
         self._meters: dict[MeterKey, Meter] = {}
         self._calls: dict[str, _Call] = {}
         self._implied: Counter[tuple[Resource, float, float | None]] = Counter()
@@ -81,6 +87,16 @@ class Budget:
         return f"<Budget {self._config.name}: {self.outstanding} outstanding; {meters}>"
 
     @property
+    def anomalies(self) -> Counter[str]:
+        """Everything absurd that came from outside, by kind: the meters' and what belongs to none."""
+        return sum((meter.anomalies for meter in self._meters.values()), Counter(self._odd))
+
+    @property
+    def oddities(self) -> tuple[tuple[str, int], ...]:
+        """What of `anomalies` belongs to no meter."""
+        return tuple(sorted(self._odd.items()))
+
+    @property
     def outstanding(self) -> int:
         """Calls that were granted and have not settled."""
         return len(self._calls)
@@ -89,7 +105,7 @@ class Budget:
 
     def charge(self, estimate: Estimate, kind: str) -> Charge:
         """What a call of `kind` (its model) costs: the provider's admission rule x the learned share."""
-        base = rules.admission(self._config.provider, estimate)
+        base = rules.admission(self._config.provider, estimate, self._config.dialect)
         tokens = base.input_tokens + self._share.of(kind) * base.output_tokens if self._learns else base.tokens
         return Charge(base.requests, tokens, base.input_tokens, base.output_tokens, kind)
 
@@ -154,7 +170,7 @@ class Budget:
         """
         call = self._calls.get(call_id)
         if call is None:
-            self.anomalies["unknown_call"] += 1
+            self._odd["unknown_call"] += 1
             return False
         grown = False
         for reading in readings:
@@ -185,7 +201,11 @@ class Budget:
         if not dispatched:
             self._take_back(call, keep_requests=False, now=now)
             return Charge(0.0, kind=call.charge.kind)
-        final = call.charge if usage is None else rules.corrected(self._config.provider, call.charge, usage)
+        final = (
+            call.charge
+            if usage is None
+            else rules.corrected(self._config.provider, call.charge, usage, self._config.dialect)
+        )
         for key, meter in self._meters.items():
             meter.settle(call.charge.of(key.resource), final.of(key.resource), call.answered, now)
         return final
@@ -197,7 +217,7 @@ class Budget:
         """
         call = self._calls.pop(call_id, None)
         if call is None:
-            self.anomalies["unknown_call"] += 1
+            self._odd["unknown_call"] += 1
             return now + (sane(rejection.retry_after, high=MINUTE) or 1.0)
         self._take_back(call, keep_requests=True, now=now)
         self._share.distrust(call.charge.kind)
@@ -211,10 +231,10 @@ class Budget:
             return math.inf
         told = rejection.retry_after
         if told is not None and sane(told) is None:
-            self.anomalies["retry_after_invalid"] += 1
+            self._odd["retry_after_invalid"] += 1
             told = None
         elif told is not None and told > meter.key.window:
-            self.anomalies["retry_after_out_of_range"] += 1
+            self._odd["retry_after_out_of_range"] += 1
         meter.refused = True
         meter.reject(amount, told, call.granted_at, now)
         lack = self.lack(call.charge, now)
@@ -295,7 +315,7 @@ class Budget:
         if self._config.learn_limits is not LearnLimits.FOLLOW or limit is None or len(self._meters) >= _MOST_METERS:
             return None
         if limit < 1 or not 1 <= window <= DAY:
-            self.anomalies["undeclared_meter_invalid"] += 1
+            self._odd["undeclared_meter_invalid"] += 1
             return None
         declared = LimitConfig(reading.resource, limit, window)
         meter = self._build(declared, None, now)
@@ -309,7 +329,7 @@ class Budget:
     # ---- configuration
 
     def _build(self, limit: LimitConfig, declared: float | None, now: float) -> Meter:
-        rule = rules.rule(self._config.provider)
+        rule = rules.rule(self._config.provider, self._config.dialect)
         terms = Terms(
             key=limit.key,
             limit=limit.limit,
@@ -322,9 +342,9 @@ class Budget:
         )
         match limit.algorithm or rule.algorithm(limit.window):
             case Algorithm.BUCKET:
-                return Bucket(terms, now, self.anomalies)
+                return Bucket(terms, now, Counter())
             case Algorithm.FIXED_WINDOW:
-                return FixedWindow(terms, now, self.anomalies)
+                return FixedWindow(terms, now, Counter())
 
     def reconfigure(self, config: PoolConfig, now: float) -> None:
         """Take over a new configuration. Meters declared as before keep their account; changed ones start anew."""
@@ -332,13 +352,15 @@ class Budget:
         same_rules = (config.provider, config.learn_limits) == (self._config.provider, self._config.learn_limits)
         kept = self._meters
         self._config = config
-        self._learns = Resource.TOKENS in rules.rule(config.provider).learned
+        self._learns = Resource.TOKENS in rules.rule(config.provider, config.dialect).learned
         self._meters = {}
         for limit in config.limits:
             if same_rules and old.get(limit.key) == limit:
                 self._meters[limit.key] = kept[limit.key]
                 continue
             meter = self._build(limit, limit.limit, now)
+            if same_rules and limit.key in kept:
+                meter.inherit(kept[limit.key])
             for call in self._calls.values():
                 meter.grant(call.charge.of(limit.resource), now)
                 if call.answered:
@@ -371,6 +393,8 @@ class Budget:
                 reserved=meter.reserved,
                 foreign_rate=meter.foreign.drain(now),
                 observed=meter.observed,
+                pile=meter.size,
+                anomalies=tuple(sorted(meter.anomalies.items())),
             )
             for key, meter in self._meters.items()
         )

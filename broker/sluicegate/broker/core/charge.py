@@ -1,22 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each provider charges at admission, what it corrects later, and how it refills: the one table of such facts.
 
-Where documents and measurements disagree the largest plausible charge stands here; `ratio` learns the truth.
+Where documents and measurements disagree the largest plausible charge stands here; `ratio` learns the truth. What a
+declared limit counts follows from it:
 
-- OpenAI, Azure: input + (max_tokens, else 16) x choices, at admission, nothing returned but through refill. Documents
-  say max(max_tokens, characters / 4), headers said the sum until 2025 and input alone since: the sum is the largest.
-- Anthropic: input at admission by an estimate that is corrected (cache reads are free); output as it is produced.
-- Gemini, Vertex: input only. Mistral: the real usage less cached input, once the call has ended.
+| provider | Requests | Tokens | InputTokens, OutputTokens | minute limits |
+| --- | --- | --- | --- | --- |
+| OpenAI, xAI, Together, no dialect | 1 | input + cap x choices at admission; never returned | the two parts | bucket |
+| Azure | 1, over slices of 10 s | the same (its `best_of` is a choice) | the two parts | bucket |
+| Groq | 1, by the day | the same, but what was cached is returned | the two parts | bucket |
+| Anthropic | 1 | input + output | fresh input, corrected; output as it is produced | bucket |
+| Gemini, Vertex | 1 | input only, corrected | input; output is nobody's limit but yours | window |
+| Mistral | 1 | real usage less cached input, once the call has ended | the two parts, corrected | window |
+| Fireworks | 1 | prompt, all of it | prompt that was not cached; output as it is produced | bucket |
+| DeepSeek, OpenRouter, vLLM | 1 | have no such limit: yours counts real usage | the two parts, corrected | bucket |
+
+OpenAI's documents say max(max_tokens, characters / 4), its headers said the sum until 2025 and input alone since: the
+sum is the largest; a request without a cap was charged as 16. Gemini's 429s say to wait tens of seconds for a quota of
+which a bucket would give a call's worth back in a few, and Mistral's headers name a window and no reset: windows both.
+DeepSeek limits the calls at a time only, which is no meter.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from enum import Enum
+from typing import assert_never
 
 from sluicegate.broker.core.units import DAY, MINUTE, Charge
 from sluicegate.wire.values import Estimate, Usage
-from sluicegate.wire.words import Algorithm, Provider, Resource
+from sluicegate.wire.words import Algorithm, Dialect, Provider, Resource
 
 UNCAPPED_OUTPUT = 16
 """Output tokens that OpenAI charges a choice when the request names no cap."""
@@ -25,16 +39,29 @@ _OVERHEAD = 4  # "about 1-2" tokens beyond the characters, and one per message, 
 _LARGEST = 1e12
 
 
+class Counts(Enum):
+    """What a limit of Tokens counts."""
+
+    CAP = "cap"  # input, and the cap on output of every choice
+    REAL = "real"  # input, and the output that comes
+    INPUT = "input"
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderRule:
     """How one provider limits.
 
+    `counts`: what Tokens are. `cached`: whether cached input counts, for Tokens and InputTokens. `returns_cached`: the
+    admission charge stays, but what of it was cached is given back.
     `burst`: seconds of the rate that a bucket of at most an hour's window holds, per resource (absent: the window).
     `on_completion`: resources charged when or while the answer is produced, not at admission.
     `corrected`: resources whose charge becomes the real usage. `learned`: resources whose admission rule is uncertain.
     `day`: the algorithm of windows of more than an hour. `blur`: seconds by which a reset may be off by rounding.
     """
 
+    counts: Counts = Counts.CAP
+    cached: frozenset[Resource] = frozenset()
+    returns_cached: bool = False
     minute: Algorithm = Algorithm.BUCKET
     day: Algorithm = Algorithm.BUCKET
     burst: tuple[tuple[Resource, float], ...] = ()
@@ -55,8 +82,18 @@ class ProviderRule:
 
 _TOKENS = frozenset({Resource.TOKENS})
 _SPLIT = frozenset({Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS})
+_INPUT = _TOKENS | {Resource.INPUT_TOKENS}
+_ALL = _TOKENS | _SPLIT
 _OPENAI = ProviderRule(learned=_TOKENS)
-_GEMINI = ProviderRule(minute=Algorithm.FIXED_WINDOW, day=Algorithm.FIXED_WINDOW)
+_GOOGLE = ProviderRule(
+    counts=Counts.INPUT,
+    cached=_INPUT,
+    corrected=_ALL,
+    minute=Algorithm.FIXED_WINDOW,
+    day=Algorithm.FIXED_WINDOW,
+)
+_OWN = ProviderRule(counts=Counts.REAL, cached=_INPUT, corrected=_ALL)
+"""Of providers without token limits: what is declared is the operator's own bound on real usage."""
 
 _RULES = {
     Provider.OPENAI: _OPENAI,
@@ -64,19 +101,42 @@ _RULES = {
     Provider.AZURE_OPENAI: replace(_OPENAI, burst=((Resource.REQUESTS, 10.0),), blur=1.0),
     Provider.OPENAI_COMPATIBLE: _OPENAI,
     Provider.ANTHROPIC: ProviderRule(
+        counts=Counts.REAL,
         day=Algorithm.FIXED_WINDOW,
         on_completion=frozenset({Resource.OUTPUT_TOKENS, Resource.TOKENS}),
-        corrected=_SPLIT | _TOKENS,
+        corrected=_ALL,
         blur=1.5,
     ),
-    Provider.GOOGLE_GEMINI: _GEMINI,
-    Provider.GOOGLE_VERTEX: _GEMINI,
-    Provider.MISTRAL: ProviderRule(day=Algorithm.FIXED_WINDOW, on_completion=_TOKENS, corrected=_TOKENS),
+    Provider.GOOGLE_GEMINI: _GOOGLE,
+    Provider.GOOGLE_VERTEX: _GOOGLE,
+    Provider.MISTRAL: ProviderRule(
+        counts=Counts.REAL,
+        minute=Algorithm.FIXED_WINDOW,
+        day=Algorithm.FIXED_WINDOW,
+        on_completion=_TOKENS,
+        corrected=_ALL,
+    ),
+}
+_DIALECTS = {
+    Dialect.GROQ: replace(_OPENAI, returns_cached=True),
+    Dialect.DEEPSEEK: _OWN,
+    Dialect.OPENROUTER: _OWN,
+    Dialect.VLLM: _OWN,
+    Dialect.FIREWORKS: ProviderRule(
+        counts=Counts.INPUT,
+        cached=_TOKENS,
+        on_completion=frozenset({Resource.OUTPUT_TOKENS}),
+        corrected=_ALL,
+    ),
 }
 
 
-def rule(provider: Provider) -> ProviderRule:
-    """The facts about `provider`."""
+def rule(provider: Provider, dialect: str = "") -> ProviderRule:
+    """The facts about `provider`. `dialect`: of an OpenAI-compatible one; one without facts of its own is as OpenAI."""
+    if provider is Provider.OPENAI_COMPATIBLE:
+        for name, facts in _DIALECTS.items():
+            if name == dialect:
+                return facts
     return _RULES[provider]
 
 
@@ -91,7 +151,7 @@ def _count(value: float | None) -> float:
     return sane(value) or 0.0
 
 
-def admission(provider: Provider, estimate: Estimate) -> Charge:
+def admission(provider: Provider, estimate: Estimate, dialect: str = "") -> Charge:
     """The largest plausible charge of a call. Absurd estimates (negative, not finite) count as 0, never as credit."""
     characters = math.ceil(_count(estimate.characters) / 4)
     given = _count(estimate.input_tokens)
@@ -99,30 +159,39 @@ def admission(provider: Provider, estimate: Estimate) -> Charge:
     cap = None if estimate.max_output_tokens is None else _count(estimate.max_output_tokens)
     choices = max(1.0, _count(estimate.choices))
     bounded = expected if cap is None else min(expected, cap) if expected else cap
-    match provider:
-        case Provider.OPENAI | Provider.AZURE_OPENAI | Provider.OPENAI_COMPATIBLE:
+    match rule(provider, dialect).counts:
+        case Counts.CAP:
             given = max(given, characters) + _OVERHEAD
             if cap is None and expected == 0:  # embeddings and their like: input only
                 output = 0.0
             else:
                 output = (max(expected, UNCAPPED_OUTPUT) if cap is None else cap) * choices
             return Charge(1.0, given + output, given, output)
-        case Provider.ANTHROPIC | Provider.MISTRAL:
+        case Counts.REAL:
             return Charge(1.0, given + bounded * choices, given, bounded * choices)
-        case Provider.GOOGLE_GEMINI | Provider.GOOGLE_VERTEX:
+        case Counts.INPUT:
             return Charge(1.0, given, given, bounded * choices)
+        case never:
+            assert_never(never)
 
 
-def corrected(provider: Provider, charge: Charge, usage: Usage) -> Charge:
+def corrected(provider: Provider, charge: Charge, usage: Usage, dialect: str = "") -> Charge:
     """`charge` after the provider has corrected it by the real usage; unchanged where it corrects nothing."""
-    resources = rule(provider).corrected
-    fresh = max(0.0, _count(usage.input_tokens) - _count(usage.cached_input_tokens))
-    output = _count(usage.output_tokens)
+    facts = rule(provider, dialect)
+    given, output = _count(usage.input_tokens), _count(usage.output_tokens)
+    cached = min(given, _count(usage.cached_input_tokens))
+    if facts.returns_cached:
+        kept = max(0.0, charge.input_tokens - cached)
+        return replace(charge, tokens=max(0.0, charge.tokens - cached), input_tokens=kept)
+    tokens = given if Resource.TOKENS in facts.cached else given - cached
+    if facts.counts is not Counts.INPUT:
+        tokens += output
+    fresh = given if Resource.INPUT_TOKENS in facts.cached else given - cached
     return replace(
         charge,
-        tokens=fresh + output if Resource.TOKENS in resources else charge.tokens,
-        input_tokens=fresh if Resource.INPUT_TOKENS in resources else charge.input_tokens,
-        output_tokens=output if Resource.OUTPUT_TOKENS in resources else charge.output_tokens,
+        tokens=tokens if Resource.TOKENS in facts.corrected else charge.tokens,
+        input_tokens=fresh if Resource.INPUT_TOKENS in facts.corrected else charge.input_tokens,
+        output_tokens=output if Resource.OUTPUT_TOKENS in facts.corrected else charge.output_tokens,
     )
 
 

@@ -17,6 +17,7 @@ from sluicegate.wire import durations
 from sluicegate.wire.words import (
     E_,
     Algorithm,
+    Dialect,
     Latency,
     LearnLimits,
     OnBrokerUnavailable,
@@ -74,6 +75,7 @@ Burst = Annotated[
 ProviderName = Annotated[Provider, BeforeValidator(partial(_spelled, Provider)), _choices(Provider)]
 ResourceName = Annotated[Resource, BeforeValidator(partial(_spelled, Resource)), _choices(Resource)]
 AlgorithmName = Annotated[Algorithm, BeforeValidator(partial(_spelled, Algorithm)), _choices(Algorithm)]
+DialectName = Annotated[Dialect, BeforeValidator(partial(_spelled, Dialect)), _choices(Dialect)]
 LearnName = Annotated[LearnLimits, BeforeValidator(partial(_spelled, LearnLimits)), _choices(LearnLimits)]
 LatencyName = Annotated[Latency, BeforeValidator(partial(_spelled, Latency)), _choices(Latency)]
 UnmanagedName = Annotated[Unmanaged, BeforeValidator(partial(_spelled, Unmanaged)), _choices(Unmanaged)]
@@ -160,7 +162,7 @@ class ProviderPoolSpec(_Strict):
     failover: Annotated[list[FailoverSpec], Field(max_length=16)] = []
     allow_plaintext: bool = False
     unmanaged: UnmanagedName = Unmanaged.ALLOW
-    dialect: Annotated[str, StringConstraints(max_length=64)] = ""
+    dialect: DialectName | None = None
     max_queue_depth: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
 

@@ -29,7 +29,7 @@ from sluicegate.broker.core.findings import Severity, shown
 from sluicegate.broker.core.units import MeterKey
 from sluicegate.wire import durations
 from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
-from sluicegate.wire.words import Algorithm
+from sluicegate.wire.words import Algorithm, Dialect, Provider, camel
 
 H = TypeVar("H", bound=Hashable)
 
@@ -68,7 +68,7 @@ def pool_config(document: schema.ProviderPool) -> tuple[PoolConfig, tuple[Proble
         failover=tuple(FailoverConfig(entry.pool, dict(entry.models)) for entry in spec.failover),
         allow_plaintext=spec.allow_plaintext,
         unmanaged=spec.unmanaged,
-        dialect=spec.dialect,
+        dialect=spec.dialect or "",
         max_queue_depth=spec.max_queue_depth,
         max_attempts=spec.max_attempts,
     )
@@ -148,6 +148,9 @@ def _pool_problems(document: schema.ProviderPool, pool: PoolConfig) -> Iterator[
     if document.metadata.namespace is not None:
         message = "is ignored: a ProviderPool belongs to the whole cluster"
         yield Problem("metadata.namespace", shown(document.metadata.namespace), message, Severity.WARNING)
+    if pool.dialect and pool.provider is not Provider.OPENAI_COMPATIBLE:
+        message = f"is for provider {camel(Provider.OPENAI_COMPATIBLE)} only; this pool's is {camel(pool.provider)}"
+        yield Problem("spec.dialect", camel(Dialect(pool.dialect)), message)
     yield from _endpoint_problems(pool)
     for index, model in _repeated(pool.models):
         yield Problem(f"spec.models[{index}]", shown(model), "stands twice")
