@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -416,9 +417,21 @@ def test_a_429_while_there_was_plenty_shrinks_what_may_pile_up():
     assert sizes[-1] == 1
     assert budget.rates(80.0)[REQUESTS] < 10
     assert budget.never_fits(call(10)) is None
-    for later in (500.0, 900.0, 1300.0):
-        budget.available(later)
-    assert budget.available(1400.0)[REQUESTS] == pytest.approx(600)
+    assert budget.available(1400.0)[REQUESTS] == pytest.approx(1, abs=0.01)  # never forgotten
+    status = next(meter for meter in budget.status(1400.0) if meter.key == REQUESTS)
+    assert (status.pile, status.capacity) == (1, 600)
+
+
+def test_learned_slices_survive_another_configuration():
+    budget = openai()
+    for n in range(3):
+        budget.reserve(f"c{n}", call(10), n * 20.0)
+        budget.observe(f"c{n}", [MeterReading(Resource.REQUESTS, None, 600, 500, 501)], n * 20.0)
+        budget.reject(f"c{n}", QuotaRejection(Resource.REQUESTS, None, 0.5), n * 20.0)
+    limits = tuple(replace(limit, limit=2 * limit.limit) for limit in budget._config.limits)
+    budget.reconfigure(replace(budget._config, limits=limits), 100.0)
+    status = next(meter for meter in budget.status(100.0) if meter.key == REQUESTS)
+    assert (status.pile, status.capacity) == (1, 1200)
 
 
 # ---- headroom

@@ -161,9 +161,13 @@ class _State(Collector):
                 ("capacity", "The most that the meter holds"),
                 ("available", "What a call could take now"),
                 ("reserved", "What granted calls hold"),
+                ("pile", "The most that is let pile up: below the capacity where hidden slices were learned"),
                 ("foreign_rate", "Estimated use of the key by others, per second"),
             )
         }
+        anomalies = CounterMetricFamily(
+            "sluicegate_meter_anomalies", "Absurd figures from a provider, by kind", labels=("pool", "meter", "kind")
+        )
         depth = GaugeMetricFamily("sluicegate_queue_depth", "Calls that wait", labels=_PARTY)
         oldest = GaugeMetricFamily(
             "sluicegate_oldest_wait_seconds", "How long the oldest waits", labels=("pool", "tier")
@@ -175,13 +179,17 @@ class _State(Collector):
                 for name, gauge in gauges.items():
                     value = meter.limit if name == "limit" else getattr(meter, name)
                     gauge.add_metric((pool.name, str(meter.key)), value)
+                for kind, count in meter.anomalies:
+                    anomalies.add_metric((pool.name, str(meter.key), kind), count)
+            for kind, count in pool.oddities:
+                anomalies.add_metric((pool.name, "", kind), count)
             in_flight.add_metric((pool.name,), pool.in_flight)
             waiting = {tier.name: tier.waiting for tier in pool.tiers}
             for labels, count in self._depths(pool.name, waiting, now).items():
                 depth.add_metric(labels, count)
             for tier in pool.tiers:
                 oldest.add_metric((pool.name, tier.name), tier.oldest_wait)
-        yield from (*gauges.values(), depth, oldest, in_flight)
+        yield from (*gauges.values(), anomalies, depth, oldest, in_flight)
 
     def _depths(self, pool: str, waiting: dict[str, int], now: float) -> Tally[tuple[str, str, str, str]]:
         """By tenant and task type for the first of the queue; the rest as `other`, so that sums are right."""

@@ -4,8 +4,8 @@
 `remaining + reset x rate` tells that size, which is not the limit: headroom and burst are shares of it.
 
 A quota 429 while there was plenty means enforcement over shorter slices than headers admit: the size that we let pile
-up then shrinks by rungs (10 s of the rate, 1 s, one call), figures no longer lift the account, and it grows back a rung
-after five quiet minutes.
+up then shrinks by rungs (10 s of the rate, 1 s, one call) and figures no longer lift the account. That is for good, and
+survives another configuration: what it costs is bursts, not rate, and forgetting it would cost a 429 each time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class Bucket(Meter):
 
     algorithm = Algorithm.BUCKET
     _RUNGS = (10.0, 1.0, 0.0)
-    _QUIET = 300.0
 
     def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:
         super().__init__(terms, now, anomalies)
@@ -62,14 +61,17 @@ class Bucket(Meter):
     def advance(self, now: float) -> None:
         if now <= self._at:
             return
-        if self._rung and now - self._rung_at > self._QUIET:
-            self._rung -= 1
-            self._rung_at = now
         self._balance = min(self.size, self._balance + self.refill(now) * (now - self._at))
         self._at = now
 
     def _ready_at(self, need: float, now: float) -> float:
         return now + (need - self._balance) / self.refill(now)
+
+    def inherit(self, old: Meter) -> None:
+        super().inherit(old)
+        if isinstance(old, Bucket):
+            self._rung, self._rung_at, self.quantum = old._rung, old._rung_at, old.quantum
+            self._balance = min(self._balance, self.size)
 
     def _take(self, amount: float) -> None:
         super()._take(amount)

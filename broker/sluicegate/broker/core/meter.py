@@ -160,6 +160,10 @@ class Meter(ABC):
         self.advance(now)
         return charge <= 0 or (self._untouched and charge <= self.capacity) or self._balance >= min(charge, self.size)
 
+    def inherit(self, old: Meter) -> None:
+        """Keep what `old`, of the same key under another configuration, learned for good."""
+        self.anomalies = old.anomalies
+
     def room(self, now: float) -> tuple[float, float, float]:
         """What decides when a charge fits; where none of it grows, none fits sooner."""
         return self.available(now), self.refill(now), self.capacity

@@ -22,7 +22,10 @@ class TierStatus:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """One pool. `binding`: the meter that the head of the order waits for; None when nothing waits for a meter."""
+    """One pool. `binding`: the meter that the head of the order waits for; None when nothing waits for a meter.
+
+    `oddities`: absurd things that came from outside and belong to no meter, by kind, since the start.
+    """
 
     name: str
     provider: Provider
@@ -32,6 +35,7 @@ class PoolStatus:
     tiers: tuple[TierStatus, ...]
     in_flight: int
     binding: MeterKey | None
+    oddities: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

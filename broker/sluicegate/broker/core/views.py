@@ -31,6 +31,7 @@ def pool_status(pool: Pool, now: float) -> PoolStatus:
         tiers=tiers,
         in_flight=len(pool.granted),
         binding=pool.binding,
+        oddities=pool.budget.oddities,
     )
 
 
