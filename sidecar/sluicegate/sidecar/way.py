@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from multidict import CIMultiDict
@@ -166,7 +166,7 @@ def _set_model(inbound: Inbound, api: Api, body: dict[str, Any], model: str) -> 
         body["model"] = full
     requests = body.get("requests")
     if isinstance(requests, list):
-        items = cast("list[Any]", requests)
+        items: list[Any] = requests
         body["requests"] = [
             {**item, "model": full} if isinstance(item, dict) and "model" in item else item for item in items
         ]
