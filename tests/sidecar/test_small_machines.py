@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from sluicegate.sidecar.cache import ResponseCache, cache_key
+from sluicegate.sidecar.cache import ResponseCache
 from sluicegate.sidecar.core.errors import Explanation, Refusal, refuse, status_of
 from sluicegate.sidecar.core.plan import TABLE, Duty, Plan, State, Step
 from sluicegate.sidecar.core.providers import ErrorShape, table_of
@@ -176,24 +176,22 @@ def test_a_key_goes_in_plain_text_only_over_loopback_or_where_allowed(endpoint: 
     assert (check_endpoint(endpoint, allow_plaintext=plain) is None) is fine
 
 
-def test_the_cache_is_by_tenant_by_content_by_age_and_bounded():
-    cache = ResponseCache(800)
-    key = cache_key("/p", {"a": 1, "b": [1, 2]}, "f")
-    assert key == cache_key("/p", {"b": [1, 2], "a": 1}, "f")
-    assert key != cache_key("/p", {"a": 1, "b": [2, 1]}, "f")
-    cache.store("t", key, "c", b"x" * 100, now=0.0)
-    found = cache.find("t", key, 10.0, 10.0)
+def test_the_cache_keeps_the_latest_answers_and_is_bounded():
+    cache = ResponseCache(8000)
+    cache.store(b"k", "t", "c", b"x" * 100, now=3.0)
+    found = cache.find(b"k")
     assert found is not None
-    assert found.body == b"x" * 100
-    assert cache.find("t", key, 10.0, 10.1) is None
-    assert cache.find("u", key, 10.0, 1.0) is None
-    cache.store("t", b"large", "c", b"x" * 101, now=0.0)
-    assert cache.find("t", b"large", 10.0, 0.0) is None
-    for n in range(20):
-        cache.store("t", bytes([n]), "c", b"y" * 100, now=0.0)
-        cache.store("t", bytes([n]), "c", b"y" * 100, now=0.0)
-    assert cache.size <= 800
-    assert cache.find("t", key, 10.0, 0.0) is None
+    assert (found.tenant, found.content_type, found.body, found.stored) == ("t", "c", b"x" * 100, 3.0)
+    cache.store(b"large", "t", "c", b"x" * 1001, now=0.0)
+    cache.store(b"empty", "t", "c", b"", now=0.0)
+    assert cache.find(b"large") is None
+    assert cache.find(b"empty") is None
+    for n in range(100):
+        cache.store(bytes([n]), "t", "c", b"y" * 100, now=0.0)
+        cache.store(bytes([n]), "t", "c", b"y" * 90, now=0.0)
+        assert cache.find(bytes([0])) is not None  # what is used stays
+        assert cache.size <= 8000
+    assert cache.find(b"k") is None
 
 
 def test_settings_report_all_problems_together():

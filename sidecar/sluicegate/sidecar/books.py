@@ -29,7 +29,8 @@ _CANCELLED = Verdict(ErrorClass.CANCELLED)
 
 
 class Books:
-    """One call's. `arrived` in monotonic seconds; `reader` is that of the attempt under way."""
+    """One call's. `arrived` in monotonic seconds; `reader` and `estimate` are those of the attempt under way; `notes`:
+    headers that explain the answer further."""
 
     def __init__(self, services: Services, inbound: Inbound, call_id: str, estimate: Estimate) -> None:
         self.call_id = call_id
@@ -40,7 +41,9 @@ class Books:
         self.arrived = time.monotonic()
         self._s = services
         self._in = inbound
-        self._estimate = estimate
+        self.estimate = estimate
+        self.notes: list[tuple[str, str]] = []
+        self._whole = estimate
 
     @property
     def waited(self) -> float:
@@ -58,6 +61,8 @@ class Books:
         self.grant = grant
         self.attempts += 1
         self.reader = OpaqueReader()
+        self.estimate = self._whole
+        self.notes = []
 
     def explain(self, headers: CIMultiDict[str], grant: pb.Grant) -> None:
         """Counts the call under the grant's outcome and says it in `headers`."""
@@ -66,7 +71,7 @@ class Books:
         self._s.metrics.wait.labels(self._in.table.provider.value).observe(waited)
         self.count_call(outcome, grant.reason)
         explanation = Explanation(outcome, grant.reason, grant.pool, waited, self.attempts, grant.binding_limit)
-        for name, value in explanation.headers():
+        for name, value in (*explanation.headers(), *self.notes):
             headers[name] = value
 
     def count_call(self, outcome: Outcome, reason: str) -> None:
@@ -87,12 +92,13 @@ class Books:
         )
         return self._s.broker.settle_and_wait(settlement)
 
-    def client_gone(self) -> None:
-        """The app went away, wherever the call is: pays what is owed."""
+    def client_gone(self, *, counts: bool = True) -> None:
+        """The app went away, wherever the call is: pays what is owed. `counts`: False for a part of a call."""
         if self.plan.state is State.DONE:
             return
         duty = self.plan.advance(Step.CLIENT_GONE)
-        self.count_call(Outcome.CANCELLED, Reason.CANCELLED.value)
+        if counts:
+            self.count_call(Outcome.CANCELLED, Reason.CANCELLED.value)
         if duty is Duty.CANCEL:
             self._s.broker.cancel(self.call_id)
         elif duty is Duty.SETTLE:
@@ -126,6 +132,6 @@ class Books:
         tokens = self._s.metrics.tokens
         tokens.labels(provider, pool, "input").inc(usage.input_tokens)
         tokens.labels(provider, pool, "output").inc(usage.output_tokens)
-        self._s.metrics.estimated.labels(provider, pool).inc(self._estimate.input_tokens)
+        self._s.metrics.estimated.labels(provider, pool).inc(self.estimate.input_tokens)
         if verdict is SUCCESS and self._in.api.wire not in (Wire.EMBEDDINGS, Wire.EMBED):
             self._s.history.record(self.grant.model or self._in.model, usage.output_tokens)

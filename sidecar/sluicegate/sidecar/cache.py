@@ -1,30 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Successful answers, kept for `cached` fallbacks: exact match on the request, per tenant, bounded in bytes."""
+"""Successful answers, kept for `cached` fallbacks: exact match on the request, per tenant and credential.
+
+Two requests are the same when their JSON means the same, whatever its spacing, the order of its keys and how its
+numbers are written, and when path, query and the headers that choose an API's version agree. Fields that do not bear on
+the answer do not count: who asks and what the provider's own records and caches are told. Whether it streams does
+count, and so do a stream's options: a stream is replayed byte by byte in its provider's framing, and is never made out
+of a whole answer or the other way round. A request whose answer depends on what the provider holds has no key.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+from urllib.parse import parse_qsl
 
 import orjson
+
+from sluicegate.sidecar.inbound import Inbound
+
+_IGNORED = frozenset(
+    {
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "serviceTier",
+        "store",
+        "stream",
+        "user",
+    }
+)
+_STATEFUL = ("background", "conversation")
+_VERSIONS = ("anthropic-version", "anthropic-beta", "openai-beta")
+_CREDENTIALS = frozenset({"key", "access_token"})
+_ROUND = re.compile(rb"\d\.0[,\]}]")
+_OVERHEAD = 512
+"""Bytes that an entry takes beside its body, about."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """A whole success body; `stored` in the clock of the caller."""
+    """A whole success body, and the tenant that got it; `stored` in the clock of the caller."""
 
+    tenant: str
     content_type: str
     body: bytes
     stored: float
 
 
-def cache_key(path: str, body: dict[str, Any], fingerprint: str) -> bytes:
-    """The key of a request whatever the order and spacing of its JSON: path, content and credential."""
-    digest = hashlib.sha256(f"{path}\0{fingerprint}\0".encode())
-    digest.update(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+def answer_key(inbound: Inbound) -> bytes | None:
+    """The key of a request's answer; None: it is not to be kept. The tenant that it claims is a part of it."""
+    body = inbound.body
+    if any(body.get(name) for name in _STATEFUL):
+        return None
+    told = {name: value for name, value in body.items() if value is not None and name not in _IGNORED}
+    if not inbound.stream:
+        told.pop("stream_options", None)
+    query = sorted(pair for pair in parse_qsl(inbound.query.lstrip("?")) if pair[0] not in _CREDENTIALS)
+    versions = [inbound.headers.getall(name, []) for name in _VERSIONS]
+    head = (inbound.criticality.tenant, inbound.fingerprint, inbound.path, query, versions, inbound.stream)
+    digest = hashlib.sha256(orjson.dumps(head))
+    digest.update(canonical(told))
     return digest.digest()
+
+
+def canonical(value: dict[str, Any]) -> bytes:
+    """One spelling for all JSON that means the same: keys sorted, no spaces, whole numbers without a fraction."""
+    written = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    if _ROUND.search(written) is None:  # a text may hold this too, which costs only the walk
+        return written
+    return orjson.dumps(_whole(value), option=orjson.OPT_SORT_KEYS)
+
+
+def _whole(value: object) -> object:
+    match value:
+        case float() if value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        case dict():
+            return {k: _whole(v) for k, v in cast("dict[str, object]", value).items()}
+        case list():
+            return [_whole(item) for item in cast("list[object]", value)]
+        case _:
+            return value
 
 
 class ResponseCache:
@@ -33,11 +94,11 @@ class ResponseCache:
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
         self._size = 0
-        self._answers: OrderedDict[tuple[str, bytes], CachedAnswer] = OrderedDict()
+        self._answers: OrderedDict[bytes, CachedAnswer] = OrderedDict()
 
     @property
     def size(self) -> int:
-        """Bytes of bodies held."""
+        """Bytes held, about."""
         return self._size
 
     @property
@@ -45,21 +106,20 @@ class ResponseCache:
         """The largest answer that is kept, bytes."""
         return self._max // 8
 
-    def store(self, tenant: str, key: bytes, content_type: str, body: bytes, now: float) -> None:
-        """Keeps an answer, dropping the ones that were not used for longest."""
+    def store(self, key: bytes, tenant: str, content_type: str, body: bytes, now: float) -> None:
+        """Keeps an answer that `tenant` got, dropping the ones that were not used for longest."""
         if not body or len(body) > self.max_answer:
             return
-        old = self._answers.pop((tenant, key), None)
-        self._size += len(body) - (len(old.body) if old else 0)
-        self._answers[(tenant, key)] = CachedAnswer(content_type, body, now)
+        old = self._answers.pop(key, None)
+        self._size += len(body) - len(old.body) if old else len(body) + _OVERHEAD
+        self._answers[key] = CachedAnswer(tenant, content_type, body, now)
         while self._size > self._max:
             _, dropped = self._answers.popitem(last=False)
-            self._size -= len(dropped.body)
+            self._size -= len(dropped.body) + _OVERHEAD
 
-    def find(self, tenant: str, key: bytes, max_age: float, now: float) -> CachedAnswer | None:
-        """The tenant's answer to this request, if it is not older than `max_age` seconds."""
-        answer = self._answers.get((tenant, key))
-        if answer is None or now - answer.stored > max_age:
-            return None
-        self._answers.move_to_end((tenant, key))
+    def find(self, key: bytes) -> CachedAnswer | None:
+        """The answer to a request. Whoever serves it compares its tenant and its age."""
+        answer = self._answers.get(key)
+        if answer is not None:
+            self._answers.move_to_end(key)
         return answer

@@ -8,6 +8,7 @@ the same id; if that word is no, the app gets the provider's own response.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import assert_never
 
 import orjson
@@ -15,37 +16,51 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from sluicegate.sidecar.books import Books
-from sluicegate.sidecar.cache import cache_key
 from sluicegate.sidecar.core.classify import classify, classify_stream_error
 from sluicegate.sidecar.core.errors import Refusal, refuse
 from sluicegate.sidecar.core.headers import read_meters
 from sluicegate.sidecar.core.plan import Step
+from sluicegate.sidecar.core.providers import Wire
+from sluicegate.sidecar.core.split import balanced, inputs_of
 from sluicegate.sidecar.core.usage import STREAMS, EventReader, reader_for
 from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.sidecar.ending import Ending, Failure
 from sluicegate.sidecar.inbound import Inbound, backward_headers
+from sluicegate.sidecar.parts import Parts, Whole
 from sluicegate.sidecar.relay import Body, ClientGoneError, Kept, decoder_for, first_bytes, relay
 from sluicegate.sidecar.services import Services
+from sluicegate.sidecar.trimming import Size, trim
 from sluicegate.sidecar.upstream import UpstreamError, UpstreamResponse
 from sluicegate.sidecar.way import way_of
 from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.v1 import types_pb2
+from sluicegate.wire import convert
 from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import ErrorClass, Provider, Reason
 
 _MAX_ERROR_BODY = 1024 * 1024
+EMBEDS = (Wire.EMBEDDINGS, Wire.EMBED)
 _NETWORK = Verdict(ErrorClass.NETWORK)
 
 
 class Call:
-    """One call; `run` once."""
+    """One call; `run` once. `size` gives the estimate of a changed request."""
 
     def __init__(
-        self, services: Services, request: web.BaseRequest, inbound: Inbound, call_id: str, estimate: Estimate
+        self,
+        services: Services,
+        request: web.BaseRequest,
+        inbound: Inbound,
+        call_id: str,
+        estimate: Estimate,
+        size: Size,
     ) -> None:
         self._s = services
         self._request = request
         self._in = inbound
         self._estimate = estimate
+        self._size = size
+        self._inputs = inputs_of(inbound.body) if inbound.api.wire in EMBEDS else None
         self._books = Books(services, inbound, call_id, estimate)
         self._ending = Ending(services, request, inbound, self._books)
 
@@ -54,8 +69,16 @@ class Call:
         books, ending = self._books, self._ending
         try:
             books.plan.advance(Step.ASK)
+            if (parts := self._beyond_one_request()) is not None:
+                return await self._in_parts(wire_request, parts)
+            wire_request.divisible = self._inputs is not None
+            wire_request.cached.SetInParent()
+            if ending.held is not None:
+                age = max(0.0, time.monotonic() - ending.held.stored)
+                wire_request.cached.age.CopyFrom(convert.to_duration(age))
             answer = await self._s.broker.acquire(wire_request, self._estimate)
             failure: Failure | None = None
+            last = False
             while True:
                 match answer:
                     case pb.Grant():
@@ -67,7 +90,16 @@ class Call:
                             return await self._unmanaged_failure(failure)
                         answer = await books.ask_again(failure.verdict, dispatched=failure.dispatched)
                     case pb.Fallback():
-                        return await ending.fall_back(answer, failure)
+                        done = await ending.fall_back(answer, failure, last=last)
+                        if isinstance(done, web.StreamResponse):
+                            return done
+                        last = True
+                        answer = await self._ask_for_the_rest(wire_request, done)
+                    case pb.Reject() if answer.part_tokens and self._inputs is not None:
+                        bounds = {"most_items": self._in.api.max_inputs, "most_tokens": answer.part_tokens}
+                        return await self._in_parts(
+                            wire_request, balanced(self._inputs, self._estimate.input_tokens, **bounds)
+                        )
                     case pb.Reject():
                         return await ending.reject(answer, failure)
                     case _:
@@ -79,10 +111,49 @@ class Call:
             # It broke in the middle: the app's connection is cut off already, and the attempt settled.
             raise ClientGoneError from None
 
+    def _beyond_one_request(self) -> list[range] | None:
+        """The parts of a call that has more inputs or tokens than its provider takes in one request; else None."""
+        most_items, most_tokens = self._in.api.max_inputs, self._in.api.max_input_tokens
+        if self._inputs is None or not (most_items or most_tokens):
+            return None
+        parts = balanced(
+            self._inputs, self._estimate.input_tokens, most_items=most_items, most_tokens=most_tokens * 9 // 10
+        )
+        too_many = most_items and len(self._inputs.items) > most_items
+        too_large = most_tokens and self._estimate.input_tokens > most_tokens
+        return parts if len(parts) > 1 and (too_many or too_large) else None
+
+    async def _in_parts(self, message: pb.CallRequest, parts: list[range]) -> web.StreamResponse:
+        assert self._inputs is not None
+        whole = Whole(self._in, self._inputs, parts, message)
+        return await Parts(self._s, whole, self._books, self._ending, self._size).run()
+
+    async def _ask_for_the_rest(
+        self, message: pb.CallRequest, options: list[types_pb2.FallbackOption]
+    ) -> pb.Grant | pb.Fallback | pb.Reject:
+        """A fallback had no answer here, and the next is the broker's to decide: asks for those that are left, once,
+        as a call of its own, since the first is answered."""
+        again = pb.CallRequest()
+        again.CopyFrom(message)
+        again.call_id = self._books.call_id = f"{message.call_id}.r"
+        del again.criticality.fallback[:]
+        again.criticality.fallback.extend(options)
+        again.cached.Clear()
+        for field in ("max_wait", "deadline"):
+            if again.criticality.HasField(field):
+                limit = getattr(again.criticality, field)
+                limit.CopyFrom(convert.to_duration(max(0.0, convert.from_duration(limit) - self._books.waited)))
+        return await self._s.broker.acquire(again, self._estimate)
+
     async def _attempt(self, grant: pb.Grant) -> web.StreamResponse | Failure:
         books = self._books
         books.granted(grant)
-        way = way_of(self._in, grant, self._s.broker.routes, self._s.credentials)
+        inbound = self._in
+        if grant.trim_to_tokens:
+            shorter = await trim(inbound, self._estimate, grant.trim_to_tokens, self._size)
+            if shorter is not None:
+                inbound, books.estimate, books.notes = shorter.inbound, shorter.estimate, shorter.headers()
+        way = way_of(inbound, grant, self._s.broker.routes, self._s.credentials)
         if isinstance(way, Refusal):
             books.finish(Step.UNSENDABLE, _NETWORK, dispatched=False)
             return await self._ending.refuse(way)
@@ -165,10 +236,9 @@ class Call:
         elif reader.usage is None and verdict is SUCCESS:
             books.count_fault(provider.value, "no_usage")
         books.finish(Step.ENDED, verdict)
-        if kept is not None and kept.whole and verdict is SUCCESS and not reader.broken and not grant.model:
-            key = cache_key(self._in.path, self._in.body, self._in.fingerprint)
-            content_type = headers.get("content-type", "")
-            self._s.cache.store(grant.tenant, key, content_type, b"".join(kept.chunks), books.arrived)
+        changed = grant.model or grant.trim_to_tokens
+        if kept is not None and kept.whole and verdict is SUCCESS and not reader.broken and not changed:
+            self._ending.remember(grant.tenant, headers.get("content-type", ""), b"".join(kept.chunks))
         return response
 
     async def _failed(

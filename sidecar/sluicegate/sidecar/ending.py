@@ -10,7 +10,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from sluicegate.sidecar.books import Books
-from sluicegate.sidecar.cache import cache_key
+from sluicegate.sidecar.cache import CachedAnswer, answer_key
 from sluicegate.sidecar.core.degraded import degraded_answer
 from sluicegate.sidecar.core.errors import Explanation, Refusal, status_of
 from sluicegate.sidecar.core.plan import Step
@@ -22,6 +22,8 @@ from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
 from sluicegate.wire.words import Outcome, Reason
+
+_GRACE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,23 @@ class Failure:
 
 
 class Ending:
-    """The ends of one call. Each sends the whole response; ClientGoneError where nobody takes it."""
+    """The ends of one call. Each sends the whole response; ClientGoneError where nobody takes it.
+
+    `held`: what the cache held for it when the broker was asked.
+    """
 
     def __init__(self, services: Services, request: web.BaseRequest, inbound: Inbound, books: Books) -> None:
         self._s = services
         self._request = request
         self._in = inbound
         self._books = books
+        self._key = answer_key(inbound)
+        self.held: CachedAnswer | None = None if self._key is None else services.cache.find(self._key)
+
+    def remember(self, tenant: str, content_type: str, body: bytes) -> None:
+        """Keeps a success that the app got, for the same request when it cannot be served."""
+        if self._key is not None:
+            self._s.cache.store(self._key, tenant, content_type, body, self._books.arrived)
 
     async def reject(self, reject: pb.Reject, failure: Failure | None) -> web.StreamResponse:
         """The broker's no; after a failed attempt the app gets the provider's own response."""
@@ -86,20 +98,28 @@ class Ending:
             headers["x-should-retry"] = "false"
         if refusal is not None:
             books.count_call(refusal.explanation.outcome, refusal.explanation.reason)
-            for name, value in refusal.explanation.headers():
+            for name, value in (*refusal.headers(), *books.notes):
                 headers[name] = value
         elif books.grant is not None:
             books.explain(headers, books.grant)
-        return await _send(self._request, failure.status, headers, failure.body)
+        return await self.send(failure.status, headers, failure.body)
 
-    async def fall_back(self, fallback: pb.Fallback, failure: Failure | None) -> web.StreamResponse:
-        """The first option that has an answer here, else a rejection."""
+    async def fall_back(
+        self, fallback: pb.Fallback, failure: Failure | None, *, last: bool
+    ) -> web.StreamResponse | list[types_pb2.FallbackOption]:
+        """The first option that has an answer here, else a rejection; or what is left of the options, where the next
+        one is the broker's to decide, which is asked again unless this is the `last` word."""
         books = self._books
-        for option in (fallback.option, *fallback.next):
+        options = [fallback.option, *fallback.next]
+        for at, option in enumerate(options):
+            if option.WhichOneof("kind") not in ("cached_max_age", "degrade_message"):
+                if last:
+                    continue
+                return options[at:]
             answer = self._stand_in(option, fallback.tenant)
             if answer is None:
                 continue
-            outcome, content_type, data = answer
+            outcome, content_type, data, more = answer
             books.plan.advance(Step.ANSWER_HERE)
             reason = Reason.CACHE_HIT if outcome is Outcome.CACHED else Reason.DEGRADED
             explanation = Explanation(
@@ -111,9 +131,9 @@ class Ending:
                 fallback.binding_limit,
             )
             books.count_call(outcome, explanation.reason)
-            headers: CIMultiDict[str] = CIMultiDict(explanation.headers())
+            headers: CIMultiDict[str] = CIMultiDict([*explanation.headers(), *more])
             headers["content-type"] = content_type
-            return await _send(self._request, 200, headers, data)
+            return await self.send(200, headers, data)
         reject = pb.Reject(
             call_id=books.call_id,
             reason=fallback.reason,
@@ -125,14 +145,17 @@ class Ending:
             reject.retry_after.CopyFrom(fallback.predicted_wait)
         return await self.reject(reject, failure)
 
-    def _stand_in(self, option: types_pb2.FallbackOption, tenant: str) -> tuple[Outcome, str, bytes] | None:
-        inbound = self._in
+    def _stand_in(
+        self, option: types_pb2.FallbackOption, tenant: str
+    ) -> tuple[Outcome, str, bytes, list[tuple[str, str]]] | None:
+        inbound, held = self._in, self.held
         match option.WhichOneof("kind"):
             case "cached_max_age":
-                age = convert.from_duration(option.cached_max_age)
-                key = cache_key(inbound.path, inbound.body, inbound.fingerprint)
-                found = self._s.cache.find(tenant, key, age, time.monotonic())
-                return None if found is None else (Outcome.CACHED, found.content_type, found.body)
+                # The broker knew its age; what has passed since is not held against it.
+                age = 0.0 if held is None else time.monotonic() - held.stored
+                if held is None or held.tenant != tenant or age > convert.from_duration(option.cached_max_age) + _GRACE:
+                    return None
+                return Outcome.CACHED, held.content_type, held.body, [("age", str(int(age)))]
             case "degrade_message":
                 made = degraded_answer(
                     inbound.api.wire,
@@ -142,26 +165,26 @@ class Ending:
                     created=int(time.time()),
                     stream=inbound.stream,
                 )
-                return None if made is None else (Outcome.DEGRADED, *made)
+                return None if made is None else (Outcome.DEGRADED, *made, [])
             case _:
                 return None
 
     async def refuse(self, refusal: Refusal) -> web.StreamResponse:
         """A refusal in the provider's shape."""
         self._books.count_call(refusal.explanation.outcome, refusal.explanation.reason)
-        headers: CIMultiDict[str] = CIMultiDict(refusal.headers())
+        headers: CIMultiDict[str] = CIMultiDict([*refusal.headers(), *self._books.notes])
         headers["content-type"] = "application/json"
-        return await _send(self._request, refusal.status, headers, refusal.body(self._in.shape))
+        return await self.send(refusal.status, headers, refusal.body(self._in.shape))
 
-
-async def _send(request: web.BaseRequest, status: int, headers: CIMultiDict[str], data: bytes) -> web.StreamResponse:
-    response = Response(status=status, headers=headers)
-    response.content_length = len(data)
-    try:
-        await response.prepare(request)
-        if data:
-            await response.write(data)
-        await response.write_eof()
-    except ConnectionError:
-        raise ClientGoneError from None
-    return response
+    async def send(self, status: int, headers: CIMultiDict[str], data: bytes) -> web.StreamResponse:
+        """A whole response."""
+        response = Response(status=status, headers=headers)
+        response.content_length = len(data)
+        try:
+            await response.prepare(self._request)
+            if data:
+                await response.write(data)
+            await response.write_eof()
+        except ConnectionError:
+            raise ClientGoneError from None
+        return response

@@ -47,8 +47,10 @@ from sluicegate.sidecar.relay import Body, ClientGoneError, Response, relay
 from sluicegate.sidecar.services import Services
 from sluicegate.sidecar.settings import Settings
 from sluicegate.sidecar.tokenizer import Tokenizer
+from sluicegate.sidecar.trimming import with_least
 from sluicegate.sidecar.upstream import UpstreamError, check_endpoint
 from sluicegate.sidecar.websocket import pass_websocket, wants_websocket
+from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import Outcome, Reason, camel
 
 log = logging.getLogger(__name__)
@@ -170,10 +172,7 @@ class Proxy:
         raise RefusedError(refuse(404, Reason.UNKNOWN_MODEL, text, pool=route.pool))
 
     async def _serve(self, request: web.BaseRequest, inbound: Inbound) -> web.StreamResponse:
-        prompt = prompt_of(inbound.api, inbound.body)
-        counted = await self._count(prompt)
-        expected = self._s.history.expect(inbound.model, prompt.cap)
-        cost = estimate(inbound.api, prompt, counted, expected)
+        cost = await with_least(inbound, await self._size(inbound), self._size)
         call_id = uuid.uuid4().hex
         message = messages.call_request(
             call_id,
@@ -184,7 +183,13 @@ class Proxy:
             cost,
             inbound.criticality,
         )
-        return await Call(self._s, request, inbound, call_id, cost).run(message)
+        return await Call(self._s, request, inbound, call_id, cost, self._size).run(message)
+
+    async def _size(self, inbound: Inbound) -> Estimate:
+        prompt = prompt_of(inbound.api, inbound.body)
+        counted = await self._count(prompt)
+        expected = self._s.history.expect(inbound.model, prompt.cap)
+        return estimate(inbound.api, prompt, counted, expected)
 
     async def _count(self, prompt: Prompt) -> int | None:
         if prompt.encoding is None:

@@ -96,7 +96,7 @@ def merge(inputs: Inputs, parts: Sequence[range], answers: Sequence[object]) -> 
         if not isinstance(found, list) or len(cast("list[object]", found)) != len(part):
             raise UnmergeableError(f"a part of {len(part)} inputs was not answered by as many embeddings in `{name}`")
         body = cast("dict[str, Any]", answer)
-        entries = cast("list[Any]", found)
+        entries: list[Any] = found
         if name == "data":
             entries = _renumbered(entries, part.start)
         merged += entries
@@ -131,4 +131,4 @@ def _added(one: object, other: object) -> object:
         return {key: _added(first.get(key), second.get(key)) for key in first | second}
     if isinstance(one, int | float) and isinstance(other, int | float):
         return one + other
-    return other if one is None else cast("object", one)
+    return other if one is None else one

@@ -58,6 +58,7 @@ class Api:
     """One inspected API: POST `path` below the provider's base. `caps`: fields of the output cap, first present wins;
     a dot goes into an object.
 
+    `max_inputs`, `max_input_tokens`: the most that one request for embeddings may hold; 0: not known.
     `asks_usage`: a stream gives usage only when `stream_options.include_usage` asks for it, and permits asking.
     `takes_stream_options`: False where the provider refuses a request that has this field.
     `model_prefix`: what stands before a model that we write into the body.
@@ -68,6 +69,8 @@ class Api:
     wire: Wire
     caps: tuple[str, ...] = ()
     asks_usage: bool = False
+    max_inputs: int = 0
+    max_input_tokens: int = 0
     takes_stream_options: bool = True
     streams: Streams = Streams.FIELD
     model_needed: bool = True

@@ -24,11 +24,11 @@ AZURE_OPENAI = ProviderTable(
     apis=by_path(
         Api(_DEPLOYMENT + "/chat/completions", Wire.CHAT, CHAT_CAPS, asks_usage=True),
         Api(_DEPLOYMENT + "/completions", Wire.COMPLETIONS, ("max_tokens",), asks_usage=True),
-        Api(_DEPLOYMENT + "/embeddings", Wire.EMBEDDINGS),
+        Api(_DEPLOYMENT + "/embeddings", Wire.EMBEDDINGS, max_inputs=2048),
         Api("/openai/v1/chat/completions", Wire.CHAT, CHAT_CAPS, asks_usage=True),
         Api("/openai/v1/completions", Wire.COMPLETIONS, ("max_tokens",), asks_usage=True),
         Api("/openai/v1/responses", Wire.RESPONSES, ("max_output_tokens",)),
-        Api("/openai/v1/embeddings", Wire.EMBEDDINGS),
+        Api("/openai/v1/embeddings", Wire.EMBEDDINGS, max_inputs=2048),
         Api("/openai/responses", Wire.RESPONSES, ("max_output_tokens",)),
     ),
     tail=r"/openai(/v1|/deployments/[^/]+)?",

@@ -20,7 +20,7 @@ def _below(base: str) -> tuple[Api, ...]:
         Api(base + "/{model}:generateContent", Wire.GENERATE, CAPS, streams=Streams.NEVER),
         Api(base + "/{model}:streamGenerateContent", Wire.GENERATE, CAPS, streams=Streams.ALWAYS),
         Api(base + "/{model}:embedContent", Wire.EMBED, streams=Streams.NEVER),
-        Api(base + "/{model}:batchEmbedContents", Wire.EMBED, streams=Streams.NEVER),
+        Api(base + "/{model}:batchEmbedContents", Wire.EMBED, streams=Streams.NEVER, max_inputs=100),
     )
 
 

@@ -18,7 +18,7 @@ OPENAI = ProviderTable(
         Api("/chat/completions", Wire.CHAT, CHAT_CAPS, asks_usage=True),
         Api("/completions", Wire.COMPLETIONS, ("max_tokens",), asks_usage=True),
         Api("/responses", Wire.RESPONSES, ("max_output_tokens",)),
-        Api("/embeddings", Wire.EMBEDDINGS),
+        Api("/embeddings", Wire.EMBEDDINGS, max_inputs=2048, max_input_tokens=300_000),
     ),
     account_headers=("openai-organization", "openai-project"),
     version="/v1",
