@@ -232,6 +232,16 @@ class _State(Collector):
                 "Decisions that the log was too slow for",
                 lambda: self._decisions.dropped,
             ),
+            (
+                "sluicegate_stray_messages",
+                "Settlements, observations and cancels of another session's calls, ignored",
+                lambda: self._runtime.dispatcher.strays,
+            ),
+            (
+                "sluicegate_grants_expired",
+                "Grants of unary callers that were never settled",
+                lambda: self._runtime.dispatcher.expired,
+            ),
             ("sluicegate_core_faults", "Events that the core failed on: a defect", lambda: self._runtime.faults),
         )
         for name, text, read in counters:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -39,6 +40,7 @@ _HELLO_WITHIN = 10.0
 _ABORT_WITHIN = 1.0
 _MAX_WAITING = 20_000
 _RETRY_AFTER_STOP = 1.0
+_LEASE = 900.0  # seconds after which the grant of a unary caller that never settled counts as lost
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -193,11 +195,11 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
             else:
                 self._runtime.submit(acquire)
         for observation in message.observations:
-            self._runtime.submit(requests.observe(observation))
+            self._runtime.submit(replace(requests.observe(observation), session=session.session_id))
         for settlement in message.settlements:
-            self._runtime.submit(self._settlement(settlement))
+            self._runtime.submit(replace(self._settlement(settlement), session=session.session_id))
         for call_id in message.cancels:
-            self._runtime.submit(events.Cancel(call_id))
+            self._runtime.submit(events.Cancel(call_id, session.session_id))
 
     def _reject(self, session: sessions.Session, call_id: str, violations: Sequence[Violation]) -> None:
         refusal = errors.invalid(violations)
@@ -247,7 +249,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
     async def _wait(self, event: events.Acquire) -> Answer:
         call_id = event.call_id
         future = self.waiters.add(call_id)
-        self._runtime.submit(event)
+        self._runtime.submit(replace(event, lease=_LEASE))
         try:
             return await future
         except asyncio.CancelledError:
@@ -272,14 +274,14 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         if request.HasField("observation"):
             observation = requests.observe(request.observation)
             if observation.call_id in ("", call_id):
-                self._runtime.submit(type(observation)(call_id, observation.readings))
+                self._runtime.submit(type(observation)(call_id, observation.readings, UNARY))
         done: asyncio.Future[Sequence[Effect]] = asyncio.get_running_loop().create_future()
 
         def then(effects: Sequence[Effect]) -> None:
             if not done.done():
                 done.set_result(effects)
 
-        self._runtime.submit(self._settlement(request.settlement), then)
+        self._runtime.submit(replace(self._settlement(request.settlement), session=UNARY), then)
         response = pb.SettleResponse()
         for effect in await done:
             if isinstance(effect, Settled) and effect.call_id == call_id:

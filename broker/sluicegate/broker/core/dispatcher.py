@@ -36,6 +36,7 @@ from sluicegate.broker.core.events import (
     Tick,
 )
 from sluicegate.broker.core.flow import Call, Chains, State
+from sluicegate.broker.core.leases import Leases
 from sluicegate.broker.core.ledger import Ledger
 from sluicegate.broker.core.pool import Pool
 from sluicegate.broker.core.refuse import Unserved, explain, mitigation_of
@@ -65,6 +66,9 @@ class Dispatcher:
         self._sessions: dict[str, dict[str, None]] = {}
         self._answers: dict[str, Answer] = {}
         self._seq = 0
+        self._leases = Leases()
+        self.strays = 0  # settlements, observations and cancels of another session's calls
+        self.expired = 0  # grants whose lease ended
         for name, config in snapshot.pools.items():
             self._pools[name] = Pool(config, self._chains, now)
 
@@ -79,12 +83,12 @@ class Dispatcher:
             case Settle():
                 self._settle(event, now, out)
             case Observe():
-                found = self._calls.get(event.call_id)
+                found = self._held(event.call_id, event.session)
                 if found is not None and found[0].state is State.GRANTED:
                     found[1].observe(found[0], event.readings, now, out)
                     self._finish(found[1], now, out)
             case Cancel():
-                self._cancel(event.call_id, now, out)
+                self._cancel(event, now, out)
             case Attach():
                 self._attach(event, now, out)
             case SessionLost():
@@ -92,6 +96,8 @@ class Dispatcher:
             case Configure():
                 self._configure(event.snapshot, now, out)
             case Tick():
+                for call in self._leases.ended(now):
+                    self._give_up(call, now, out)
                 for pool in self._pools.values():
                     if pool.next_wakeup() <= now:
                         pool.tick(now, out)
@@ -101,11 +107,14 @@ class Dispatcher:
         for effect in out:
             if type(effect) is Decision:
                 self._ledger.decided(effect)
+            elif type(effect) is Granted and effect.call_id in self._calls:
+                self._leases.begin(self._calls[effect.call_id][0], now)
         return out
 
     def next_wakeup(self) -> float | None:
         """When to handle a Tick at the latest; None: nothing waits for time."""
         earliest = min((pool.next_wakeup() for pool in self._pools.values()), default=inf)
+        earliest = min(earliest, self._leases.next_end())
         return None if earliest == inf else earliest
 
     def _acquire(self, acquire: Acquire, now: float, out: list[Effect]) -> None:
@@ -154,7 +163,7 @@ class Dispatcher:
         return pool
 
     def _settle(self, event: Settle, now: float, out: list[Effect]) -> None:
-        found = self._calls.get(event.call_id)
+        found = self._held(event.call_id, event.session)
         if found is None:
             return
         call, pool = found
@@ -166,8 +175,24 @@ class Dispatcher:
             self._drop(call)
         self._finish(pool, now, out)
 
-    def _cancel(self, call_id: str, now: float, out: list[Effect]) -> None:
+    def _held(self, call_id: str, session: str) -> tuple[Call, Pool] | None:
+        """The outstanding call that `session` speaks of; another session's is none of its business."""
         found = self._calls.get(call_id)
+        if found is not None and session and found[0].session != session:
+            self.strays += 1
+            return None
+        return found
+
+    def _give_up(self, call: Call, now: float, out: list[Effect]) -> None:
+        """A granted call that nobody will settle."""
+        _, pool = self._calls[call.call_id]
+        self.expired += 1
+        pool.lose(call, now, out)
+        self._drop(call)
+        self._finish(pool, now, out)
+
+    def _cancel(self, event: Cancel, now: float, out: list[Effect]) -> None:
+        found = self._held(event.call_id, event.session)
         if found is None or found[0].state is State.GRANTED:
             return
         call, pool = found

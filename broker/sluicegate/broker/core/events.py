@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from sluicegate.broker.core.config import Snapshot
 from sluicegate.broker.core.units import Workload
@@ -14,6 +15,8 @@ from sluicegate.wire.words import ErrorClass, Provider
 @dataclass(frozen=True, slots=True)
 class Acquire:
     """A call asks for a slot. A repeat of an outstanding or recently answered call_id gets the same answer.
+
+    `lease`: seconds after which a grant that was not settled counts as a lost call.
 
     `cached_age`: seconds since the client cached an answer to it; inf: it has none; None: not said. `divisible`: it can
     be sent in parts. `part`: it is one, and no fallback may change its model.
@@ -30,6 +33,7 @@ class Acquire:
     tenant: str = ""
     key_fingerprint: str = ""
     authenticated_pools: frozenset[str] = frozenset()
+    lease: float = inf
     cached_age: float | None = None
     divisible: bool = False
     part: bool = False
@@ -37,9 +41,13 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The client of a waiting or granted call went away; a granted one is settled by its sidecar as well."""
+    """The client of a waiting or granted call went away; a granted one is settled by its sidecar as well.
+
+    `session`, here and below: who says so; "": the broker itself. Another session's call is left alone.
+    """
 
     call_id: str
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Observe:
 
     call_id: str
     readings: tuple[MeterReading, ...]
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class Settle:
     usage: Usage | None = None
     quota: QuotaRejection | None = None
     retry_after: float | None = None
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
