@@ -368,10 +368,10 @@ async def test_a_refusal_has_the_providers_shape_and_its_repeat_stays_here(path:
         return rejected(call, Reason.PREDICTED_WAIT, 12.3)
 
     async with wires(answering(COMPLETION), policy) as s:
-        for _ in range(5):  # as an SDK with retries of its own would
-            status, headers, answer = await post(s, path, {**CHAT, **CONTENTS, "model": "mistral-x"})
-            assert status == 429
-            assert headers["x-should-retry"] == "false"
+        ask = {**CHAT, **CONTENTS, "model": "mistral-x"}
+        answers = [await post(s, path, ask) for _ in range(5)]  # as an SDK with retries of its own would
+        assert all(status == 429 and headers["x-should-retry"] == "false" for status, headers, _ in answers)
+        _, headers, answer = answers[-1]
         assert headers["x-sluicegate-reason"] == "repeat-refused"
         assert len(s.broker.acquires) == 1
         body = json.loads(answer)
@@ -385,6 +385,25 @@ async def test_a_refusal_has_the_providers_shape_and_its_repeat_stays_here(path:
                 assert (body["object"], body["type"], body["raw_status_code"]) == ("error", "rate_limited", 429)
             case _:
                 assert body["error"]["code"] == "429"
+
+
+async def test_the_repeat_of_a_call_that_failed_for_good_stays_here_too():
+    refused = {"error": {"code": 429, "message": "Resource exhausted. Please try again later."}}
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.reply(json.dumps(refused).encode(), "429 Too Many Requests")
+
+    def policy(call: pb.CallRequest, attempt: int) -> pb.Grant | pb.Reject:
+        return granted(call, 1, "gem") if attempt == 1 else rejected(call, Reason.ATTEMPTS_EXHAUSTED, 20.0)
+
+    async with wires(script, policy) as s:
+        path = "/google/v1beta/models/gemini-x:generateContent"
+        status, headers, body = await post(s, path, CONTENTS)
+        assert (status, json.loads(body)) == (429, refused), "the provider's own words"
+        assert headers["retry-after"] == "20"
+        status, headers, _ = await post(s, path, CONTENTS)
+        assert headers["x-sluicegate-reason"] == "repeat-refused"
+        assert (len(s.provider.requests), len(s.broker.acquires)) == (1, 1)
 
 
 async def test_the_azure_sdk_and_its_exceptions():

@@ -74,9 +74,9 @@ class Ending:
             reject.mitigation,
             reject.fits_now,
         )
+        self._s.refused.remember(self._in.key, refusal, time.monotonic())
         if failure is not None:
             return await self.fail(failure, refusal)
-        self._s.refused.remember(self._in.key, refusal, time.monotonic())
         return await self.refuse(refusal)
 
     async def fail(self, failure: Failure, refusal: Refusal) -> web.StreamResponse:
@@ -164,6 +164,7 @@ class Ending:
                     call_id=self._books.call_id,
                     created=int(time.time()),
                     stream=inbound.stream,
+                    query=inbound.query,
                 )
                 return None if made is None else (Outcome.DEGRADED, *made, [])
             case _:
