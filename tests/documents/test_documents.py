@@ -168,6 +168,11 @@ ERRORS = [
     (policy(tasks=[{"taskType": "a"}, {"taskType": "a"}]), "spec.tasks[1].taskType", "stands twice"),
     (policy(tasks=[{"taskType": "a", "fallback": [{}]}]), "spec.tasks[0].fallback[0]", "exactly one of"),
     (
+        policy(tasks=[{"taskType": "a", "fallback": [{"trim": {"inputTokens": 0}}]}]),
+        "spec.tasks[0].fallback[0].trim.inputTokens",
+        "1",
+    ),
+    (
         policy(tasks=[{"taskType": "a", "fallback": [{"model": "m", "pool": "p"}]}]),
         "spec.tasks[0].fallback[0]",
         "exactly one",

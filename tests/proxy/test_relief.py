@@ -29,7 +29,7 @@ from tests.proxy.scripted import Exchange, eventually, granted, rejected, stand
 POOLS = {
     "gpt": (["gpt-4o"], 6_000),
     "mini": (["gpt-4o-mini"], 200_000),
-    "embed": (["text-embedding-3-small"], 2_000),
+    "embed": (["text-embedding-3-small"], 12_000),
 }
 
 
@@ -118,13 +118,13 @@ async def test_a_history_is_trimmed_where_that_is_asked_for_and_never_else(tmp_p
 
 async def test_embeddings_that_never_fit_whole_go_in_parts_and_come_back_in_order(tmp_path: Path):
     async with rig(tmp_path, []) as r:
-        texts = [f"{n} " + "word " * (20 + n % 7) for n in range(82)]
+        texts = [f"{n} " + "a " * (147 + n % 7) for n in range(82)]
         answer = await r.client.embeddings.with_raw_response.create(model="text-embedding-3-small", input=texts)
         assert int(answer.headers["x-sluicegate-parts"]) >= 3
         assert answer.headers["x-sluicegate-outcome"] == "granted"
         got = answer.parse()
         assert [d.index for d in got.data] == list(range(82))
-        assert got.usage.total_tokens > 2_000
+        assert got.usage.total_tokens > 12_000
         assert {record.status for record in r.emulator.calls.records} == {200}
 
 

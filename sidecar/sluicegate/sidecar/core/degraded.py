@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -15,12 +16,15 @@ EVENTS = "text/event-stream"
 
 
 def degraded_answer(
-    wire: Wire, message: str, *, model: str, call_id: str, created: int, stream: bool
+    wire: Wire, message: str, *, model: str, call_id: str, created: int, stream: bool, query: str = ""
 ) -> tuple[str, bytes] | None:
-    """Content type and body; None for an API whose answers no text can stand in for. `created`: epoch seconds."""
+    """Content type and body; None for an API whose answers no text can stand in for. `created`: epoch seconds.
+
+    `query`: of the request, with its question mark; a stream of Google's is events only where it says `alt=sse`.
+    """
     text = message or DEFAULT_MESSAGE
     match wire:
-        case Wire.CHAT:
+        case Wire.CHAT | Wire.FIM:
             return _chat(text, model, call_id, created, stream)
         case Wire.MESSAGES:
             return _messages(text, model, call_id, stream)
@@ -32,7 +36,9 @@ def degraded_answer(
             if stream:
                 return EVENTS, _data({**head, "choices": [choice]}) + b"data: [DONE]\n\n"
             return JSON, orjson.dumps({**head, "choices": [choice], "usage": _OPENAI_USAGE})
-        case Wire.EMBEDDINGS | Wire.EMBED | Wire.FIM | Wire.GENERATE:
+        case Wire.GENERATE:
+            return _generate(text, model, call_id, stream, ("alt", "sse") in parse_qsl(query.lstrip("?")))
+        case Wire.EMBEDDINGS | Wire.EMBED:
             return None
 
 
@@ -59,6 +65,16 @@ def _chat(text: str, model: str, call_id: str, created: int, stream: bool) -> tu
         _data({**head, "choices": [{"index": 0, "delta": d, "logprobs": None, "finish_reason": r}]}) for d, r in deltas
     ]
     return EVENTS, b"".join(chunks) + b"data: [DONE]\n\n"
+
+
+def _generate(text: str, model: str, call_id: str, stream: bool, events: bool) -> tuple[str, bytes]:
+    """Google's: a stream has the shape of the whole in each piece, as events or as one JSON array."""
+    candidate = {"content": {"parts": [{"text": text}], "role": "model"}, "finishReason": "STOP", "index": 0}
+    usage = {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}
+    body = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": model, "responseId": call_id}
+    if not stream:
+        return JSON, orjson.dumps(body)
+    return (EVENTS, b"data: " + orjson.dumps(body) + b"\r\n\r\n") if events else (JSON, orjson.dumps([body]))
 
 
 def _messages(text: str, model: str, call_id: str, stream: bool) -> tuple[str, bytes]:
