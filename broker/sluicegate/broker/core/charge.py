@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import assert_never
 
 from sluicegate.broker.core.units import DAY, MINUTE, Charge
 from sluicegate.wire.values import Estimate, Usage
@@ -171,8 +170,6 @@ def admission(provider: Provider, estimate: Estimate, dialect: str = "") -> Char
             return Charge(1.0, given + bounded * choices, given, bounded * choices)
         case Counts.INPUT:
             return Charge(1.0, given, given, bounded * choices)
-        case never:
-            assert_never(never)
 
 
 def corrected(provider: Provider, charge: Charge, usage: Usage, dialect: str = "") -> Charge:
