@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.sidecar.core.criticality import Asked, InvalidValueError, read_criticality, strip_baggage
-from sluicegate.wire.values import Chain, UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.wire.values import Chain, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
 from sluicegate.wire.words import Latency
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -28,11 +28,11 @@ def test_every_header():
         ("x-sluicegate-latency", "near-real-time"),
         ("x-sluicegate-max-wait", "800ms"),
         ("x-sluicegate-deadline", "2026-01-01T12:10:00Z"),
-        ("x-sluicegate-fallback", "model:gpt-4o-mini, pool:claude-sonnet, cached:10m, degrade"),
+        ("x-sluicegate-fallback", "model:gpt-4o-mini, pool:claude-sonnet, cached:10m, trim:8000, degrade"),
         ("x-sluicegate-chain", "id=job-7;step=2;of=5"),
         ("x-sluicegate-orchestrator", "true"),
     )
-    fallback = (UseModel("gpt-4o-mini"), UsePool("claude-sonnet"), UseCached(600.0), UseDegraded())
+    fallback = (UseModel("gpt-4o-mini"), UsePool("claude-sonnet"), UseCached(600.0), UseTrimmed(8000), UseDegraded())
     assert got == Asked("chat", Latency.NEAR_REAL_TIME, 0.8, 600.0, fallback, Chain("job-7", 2, 5), True, "acme/acme")
 
 
@@ -65,6 +65,10 @@ def test_a_deadline_that_is_past_leaves_no_time():
         ("x-sluicegate-fallback", "model:", "model:NAME"),
         ("x-sluicegate-fallback", "cached:never", "cached:DURATION"),
         ("x-sluicegate-fallback", ",".join(["degrade"] * 9), "at most 8"),
+        ("x-sluicegate-fallback", "trim:0", "trim:TOKENS"),
+        ("x-sluicegate-fallback", "trim:-5", "trim:TOKENS"),
+        ("x-sluicegate-fallback", "trim:", "trim:TOKENS"),
+        ("x-sluicegate-fallback", "trim:1e3", "trim:TOKENS"),
         ("x-sluicegate-chain", "step=2", "id=TEXT"),
         ("x-sluicegate-chain", "id=a;step=9;of=2", "step not above of"),
         ("x-sluicegate-orchestrator", "yes", "true, false"),

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from sluicegate.sidecar.core.criticality import PREFIX, Asked, strip_baggage
+from sluicegate.sidecar.core.criticality import BAGGAGE_PREFIX, PREFIX, Asked, baggage_members, strip_baggage
 from sluicegate.sidecar.core.errors import Refusal, refuse
 from sluicegate.sidecar.core.providers import Api, ErrorShape, Place, ProviderTable, Streams
 from sluicegate.sidecar.core.routes import Target
@@ -204,6 +204,9 @@ def request_key(path: str, headers: CIMultiDictProxy[str], raw: bytes, fingerpri
     for name, value in headers.items():
         if name.lower().startswith(PREFIX):
             digest.update(f"{name.lower()}\0{value}\0".encode())
+        elif name.lower() == "baggage":
+            ours = [member for member in baggage_members(value) if member[0].startswith(BAGGAGE_PREFIX)]
+            digest.update(repr(ours).encode())
     digest.update(raw)
     return digest.digest()
 
