@@ -96,7 +96,7 @@ def merge(inputs: Inputs, parts: Sequence[range], answers: Sequence[object]) -> 
         if not isinstance(found, list) or len(cast("list[object]", found)) != len(part):
             raise UnmergeableError(f"a part of {len(part)} inputs was not answered by as many embeddings in `{name}`")
         body = cast("dict[str, Any]", answer)
-        entries: list[Any] = found
+        entries = cast("list[dict[str, Any]]", found)
         if name == "data":
             entries = _renumbered(entries, part.start)
         merged += entries
@@ -105,7 +105,7 @@ def merge(inputs: Inputs, parts: Sequence[range], answers: Sequence[object]) -> 
     return {**whole, name: merged}
 
 
-def _renumbered(entries: list[Any], start: int) -> list[Any]:
+def _renumbered(entries: list[dict[str, Any]], start: int) -> list[dict[str, Any]]:
     try:
         ordered = sorted(entries, key=lambda entry: entry["index"])
         if [entry["index"] for entry in ordered] != list(range(len(ordered))):
@@ -126,9 +126,13 @@ def _summed(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def _added(one: object, other: object) -> object:
     """Numbers added, in mappings key by key; of anything else the first one."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        first, second = cast("dict[str, object]", one), cast("dict[str, object]", other)
+    first, second = _mapping(one), _mapping(other)
+    if first is not None and second is not None:
         return {key: _added(first.get(key), second.get(key)) for key in first | second}
     if isinstance(one, int | float) and isinstance(other, int | float):
         return one + other
     return other if one is None else one
+
+
+def _mapping(value: object) -> dict[str, object] | None:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None
