@@ -10,7 +10,7 @@ STAMP := .venv/.setup-stamp
 COMPILE := uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help setup demo tools test lint bench proto lock
+.PHONY: help setup demo tools test lint bench proto crds lock
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ demo: setup ## a minute of real traffic at three times the limit, with and witho
 	$(BIN)/sluicegate demo
 
 tools: setup ## the programs of a real Kubernetes for the tests, built once into the user's cache
-	$(BIN)/python -m tests.cluster.toolchain etcd kube-apiserver kubectl
+	$(BIN)/python -m tests.cluster.toolchain etcd helm kube-apiserver kubectl
 
 test: setup lint tools ## lint, then the whole test suite with branch coverage
 	$(BIN)/coverage erase
@@ -39,6 +39,9 @@ bench: setup ## the benchmark programs of tests/bench
 
 proto: setup ## generate proto/gen from proto/sluicegate/v1/*.proto
 	$(BIN)/python tests/meta/protos.py
+
+crds: setup ## generate the chart's CustomResourceDefinitions from the schema
+	$(BIN)/python -m tests.meta.crds
 
 lock: ## pin the newest allowed versions in requirements/ (needs uv)
 	$(COMPILE) --upgrade --output-file requirements/run.txt

@@ -19,7 +19,7 @@ from tests.cluster.toolchain import ToolError, tool
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server that knows our custom resources."""
     try:
-        for name in ("etcd", "kube-apiserver", "kubectl"):
+        for name in ("etcd", "helm", "kube-apiserver", "kubectl"):
             tool(name)
     except ToolError as problem:
         pytest.skip(f"NO API SERVER HERE: {problem}")

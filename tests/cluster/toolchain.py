@@ -90,10 +90,7 @@ def _present(name: str) -> Path | None:
 
 def _build(go: str, module: Path, package: str, target: Path) -> None:
     print(f"building {target.name} from source; this is done once, into {target.parent}", file=sys.stderr, flush=True)
-    component = "k8s.io/component-base/version"
-    major, minor, _ = _KUBERNETES.removeprefix("v").split(".")
-    stamp = f"-X {component}.gitVersion={_KUBERNETES} -X {component}.gitMajor={major} -X {component}.gitMinor={minor}"
-    flags = "-s -w " + (stamp if package.startswith(_KUBE) else "")
+    flags = f"-s -w {_stamp(package)}"
     partial = target.with_suffix(".partial")
     command = [
         go,
@@ -112,6 +109,18 @@ def _build(go: str, module: Path, package: str, target: Path) -> None:
     if done.returncode:
         raise ToolError(f"{' '.join(command)} in {module} failed:\n{done.stderr[-4000:]}")
     partial.rename(target)
+
+
+def _stamp(package: str) -> str:
+    """Without these, Kubernetes says that it is v0.0.0, and helm renders for v1.20."""
+    major, minor, _ = _KUBERNETES.removeprefix("v").split(".")
+    if package.startswith(_KUBE):
+        variable = "k8s.io/component-base/version.git"
+        return f"-X {variable}Version={_KUBERNETES} -X {variable}Major={major} -X {variable}Minor={minor}"
+    if package.startswith("helm.sh/"):
+        variable = "helm.sh/helm/v3/pkg/chartutil.k8sVersion"
+        return f"-X {variable}Major={major} -X {variable}Minor={minor}"
+    return ""
 
 
 def _cache() -> Path:

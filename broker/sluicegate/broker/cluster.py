@@ -52,11 +52,15 @@ async def _enter(settings: Settings, configuration: Configuration, stack: contex
     if settings.tls_cert is not None and settings.tls_key is not None:
         served = await stack.enter_async_context(tls.from_files(settings.tls_cert, settings.tls_key))
         credentials = served.credentials()
-    if settings.tls_secret is None and settings.snapshot is None and not settings.audience:
+    publishes = settings.tls_ca is not None and settings.ca_config_map is not None
+    if settings.tls_secret is None and settings.snapshot is None and not settings.audience and not publishes:
         return Cluster(credentials)
     client = await stack.enter_async_context(connect(access(os.environ, settings.kubeconfig)))
     if settings.snapshot is not None:
         await _start_from(client, settings.snapshot, configuration)
+    if settings.tls_ca is not None and settings.ca_config_map is not None:
+        bundle = settings.tls_ca.read_text()
+        await client.patch(settings.ca_config_map.config_map, {"data": {"ca.crt": bundle}})
     if settings.tls_secret is not None:
         kept = tls.from_secret(client, settings.tls_secret, settings.tls_hosts, settings.ca_config_map)
         credentials = (await stack.enter_async_context(kept)).credentials()

@@ -52,6 +52,8 @@ class Settings:
     tls_cert: Path | None = None
     """PEM files of the user's own certificate instead, read again when they change."""
     tls_key: Path | None = None
+    tls_ca: Path | None = None
+    """PEM file of the authorities behind that certificate, to be published."""
     tls_hosts: tuple[str, ...] = ()
     """The names that the kept certificate is for."""
     ca_config_map: ObjectRef | None = None
@@ -83,6 +85,7 @@ _HELP = {
     "tls_secret": "namespace/name of the Secret in which certificates are kept",
     "tls_cert": "certificate file (PEM) instead",
     "tls_key": "its key (PEM)",
+    "tls_ca": "file (PEM) of its authorities, to be published",
     "tls_hosts": "names that the kept certificate is for, by commas",
     "ca_config_map": "namespace/name of the ConfigMap in which the authorities are published",
     "audience": "require ServiceAccount tokens for this audience",
@@ -136,7 +139,7 @@ def _value(field: str, text: str) -> object:
             return ObjectRef.parse(text) if text else None
         case "tls_hosts" | "operators" | "viewers":
             return names(text)
-        case "config" | "decisions" | "tls_cert" | "tls_key":
+        case "config" | "decisions" | "tls_cert" | "tls_key" | "tls_ca":
             return Path(text) if text else None
         case "port" | "admin_port":
             return _whole(text, 0, 65_535)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `sluicegate up | demo | emulate`. Each command is a module with `add_arguments` and `run`."""
+"""The command line: `sluicegate COMMAND`. Each command is a module with `add_arguments` and `run`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "up": ("sluicegate.cli.up", "run broker and sidecar on this machine, without a cluster"),
     "demo": ("sluicegate.cli.demo", "four tenants at three times the limit: scheduled, then with the SDKs' retries"),
+    "probe": ("sluicegate.cli.probe", "acquire one slot at a broker and give it back"),
     "emulate": ("sluicegate.cli.emulate", "serve a provider emulator with real limits"),
 }
 

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chart: what it renders is taken by a real API server, over a matrix of values; what is misspelt is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.control_plane import ControlPlane, ControlPlaneError
+from tests.cluster.toolchain import tool
+from tests.meta.crds import DIRECTORY, texts
+
+CHART = Path(__file__).parents[2] / "charts" / "sluicegate"
+NAMESPACE = "sluicegate-system"
+CLUSTER_WIDE = {
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "MutatingWebhookConfiguration",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
+
+SWITCHES = ["tls.enabled=false", "auth.enabled=false", "injector.enabled=false", "networkPolicy.enabled=true"]
+MATRIX = [
+    *(list(chosen) for size in (0, 1, 2) for chosen in itertools.combinations(SWITCHES, size)),
+    ["requireInjection.enabled=true", "podDisruptionBudget.enabled=false", "crds.keep=false"],
+    ["requireInjection.enabled=true", "requireInjection.actions={Warn,Audit}", "rbac.aggregateView=false"],
+    ["tls.existingSecret=mine", "injector.existingSecret=mine", "injector.caBundle=Y2E="],
+    ["fullnameOverride=other", "image.digest=sha256:" + "0" * 64, "imagePullSecrets={a,b}", "commonLabels.team=x"],
+    ["broker.nodeSelector.disk=ssd", "broker.priorityClassName=high", "injector.podAnnotations.a=b"],
+    ["sidecar.environment.HTTPS_PROXY=http://proxy:3128", "sidecar.resources.limits.cpu=1", "crds.enabled=false"],
+]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(tool("helm")), *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def rendered(*arguments: str) -> list[dict[str, Any]]:
+    done = helm("template", "release", str(CHART), "--namespace", NAMESPACE, *arguments)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def with_account(name: str, **labels: str) -> list[dict[str, Any]]:
+    """A namespace and its default ServiceAccount, which the controller manager would make."""
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}},
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def namespace(plane: ControlPlane) -> None:
+    plane.apply(*with_account(NAMESPACE))
+
+
+def test_lint_finds_nothing():
+    done = helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=[",".join(values) or "defaults" for values in MATRIX])
+def test_the_api_server_takes_what_is_rendered(plane: ControlPlane, values: list[str]):
+    documents = rendered(*(part for value in values for part in ("--set", value)))
+    plane.apply(*documents, dry_run=True)
+    for document in documents:
+        metadata = document["metadata"]
+        assert ("namespace" in metadata) != (document["kind"] in CLUSTER_WIDE), metadata
+        assert metadata["labels"]["app.kubernetes.io/instance"] == "release"
+
+
+def test_the_values_for_larger_installations_render_too(plane: ControlPlane):
+    documents = rendered("-f", str(CHART / "values-ha.yaml"))
+    plane.apply(*documents, dry_run=True)
+    (webhooks,) = [d["webhooks"] for d in documents if d["kind"] == "MutatingWebhookConfiguration"]
+    assert {webhook["failurePolicy"] for webhook in webhooks} == {"Fail"}
+
+
+def test_every_pod_meets_the_restricted_standard(plane: ControlPlane):
+    plane.apply(*with_account("restricted", **{"pod-security.kubernetes.io/enforce": "restricted"}))
+
+    def admit(name: str, spec: dict[str, Any]) -> None:
+        metadata = {"name": name, "namespace": "restricted"}
+        plane.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, dry_run=True)
+
+    admitted = 0
+    for document in rendered():
+        if document["kind"] in ("Pod", "Deployment"):
+            spec = document["spec"].get("template", document)["spec"]
+            admit(document["metadata"]["name"], {**spec, "serviceAccountName": "default"})
+            admitted += 1
+    assert admitted == 4
+    with pytest.raises(ControlPlaneError, match="PodSecurity"):
+        admit("open", {"containers": [{"name": "a", "image": "a"}]})
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("brokr.resources=1", "brokr"),
+        ("broker.replicas=3", "replicas"),
+        ("injector.failurePolicy=ignore", "failurePolicy"),
+        ("injector.replicas=0", "replicas"),
+        ("image.digest=abc", "digest"),
+        ("operator.resync=soon", "resync"),
+        ("injector.timeoutSeconds=31", "timeoutSeconds"),
+        ("logLevel=loud", "logLevel"),
+        ("requireInjection.actions={Refuse}", "actions"),
+    ],
+)
+def test_a_misspelt_value_is_refused_by_name(value: str, words: str):
+    done = helm("template", "release", str(CHART), "--set", value)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_the_definitions_in_the_chart_are_current():
+    written = {path.name: path.read_text() for path in DIRECTORY.glob("*.yaml")}
+    assert written == texts(), "run `make crds`"
+
+
+def test_uninstalling_keeps_policies_unless_told_otherwise():
+    def kept(*arguments: str) -> set[str]:
+        crds = [d for d in rendered(*arguments) if d["kind"] == "CustomResourceDefinition"]
+        assert len(crds) == 2
+        return {str(crd["metadata"]["annotations"].get("helm.sh/resource-policy")) for crd in crds}
+
+    assert kept() == {"keep"}
+    assert kept("--set", "crds.keep=false") == {"None"}
+
+
+def test_nobody_gets_more_rights_than_their_part_needs():
+    rules = {(d["kind"], d["metadata"]["name"]): d["rules"] for d in rendered() if d["kind"] in ("Role", "ClusterRole")}
+    assert not any("*" in json.dumps(rule) for rule in rules.values())
+    for (_, name), held in rules.items():
+        for rule in held:
+            if "secrets" in rule["resources"]:
+                assert rule["resourceNames"], name
+            writes = set(rule["verbs"]) & {"create", "update", "patch", "delete"}
+            if writes and not name.endswith("policy-editor") and "tokenreviews" not in rule["resources"]:
+                narrow = all(resource.endswith("/status") for resource in rule["resources"])
+                assert narrow or rule.get("resourceNames"), (name, rule)
+    for document in rendered():
+        labels = document["metadata"]["labels"]
+        assert "rbac.authorization.k8s.io/aggregate-to-edit" not in labels
+        assert "rbac.authorization.k8s.io/aggregate-to-admin" not in labels
