@@ -425,6 +425,14 @@ async def test_the_azure_sdk_and_its_exceptions():
         await named.close()
 
 
+async def test_the_prompt_of_a_deployment_is_counted_by_its_model():
+    async with wires(answering(COMPLETION), to("az")) as s:
+        await post(s, "/azure/openai/deployments/my-gpt/chat/completions", CHAT)
+        await post(s, "/azure/openai/v1/chat/completions", {**CHAT, "model": "my-gpt"})
+        by_path, by_body = (call.estimate.input_tokens for call in s.broker.acquires)
+        assert by_path == by_body > 0
+
+
 async def test_azure_without_a_pool_is_nowhere():
     async with stand(answering(COMPLETION), lambda call, n: granted(call, n, "")) as s:
         status, _, body = await post(s, "/azure/openai/deployments/d/chat/completions", CHAT)

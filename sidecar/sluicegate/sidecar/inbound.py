@@ -89,6 +89,11 @@ class Inbound:
         return self.place.api
 
     @property
+    def named_body(self) -> dict[str, Any]:
+        """The body with the model in it, wherever the call names it: what a tokenizer is chosen by."""
+        return {**self.body, "model": self.model} if self.api.model_in_path else self.body
+
+    @property
     def table(self) -> ProviderTable:
         return self.target.table
 

@@ -186,7 +186,7 @@ class Proxy:
         return await Call(self._s, request, inbound, call_id, cost, self._size).run(message)
 
     async def _size(self, inbound: Inbound) -> Estimate:
-        prompt = prompt_of(inbound.api, inbound.body)
+        prompt = prompt_of(inbound.api, inbound.named_body)
         counted = await self._count(prompt)
         expected = self._s.history.expect(inbound.model, prompt.cap)
         return estimate(inbound.api, prompt, counted, expected)
