@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The injector as a process of its own, called by a real API server through the chart's own webhook configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluicegate.injector.decide import CONTAINER
+from sluicegate.injector.patch import BASE_URLS
+from tests.apiserver.test_chart import rendered, with_account
+from tests.cluster.control_plane import ControlPlane, free_port
+
+SYSTEM = "injector-test"
+NAME = "release-sluicegate-injector"
+WITHIN = 30.0
+
+
+def webhook_at(port: int, **values: str) -> list[dict[str, Any]]:
+    """The chart's configuration and policy, with the Service replaced by an address of this machine."""
+    settings = [part for name, value in values.items() for part in ("--set", f"{name.replace('_', '.')}={value}")]
+    found = []
+    for document in rendered(*settings):
+        if document["kind"].startswith("ValidatingAdmission"):
+            found.append(document)
+        if document["kind"] == "MutatingWebhookConfiguration":
+            for webhook in document["webhooks"]:
+                service = webhook["clientConfig"].pop("service")
+                webhook["clientConfig"]["url"] = f"https://127.0.0.1:{port}{service['path']}"
+            found.append(document)
+    return found
+
+
+@contextmanager
+def injector(plane: ControlPlane, port: int, directory: Path, kubeconfig: Path | None = None) -> Iterator[int]:
+    admin = free_port()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")},
+        "SLUICEGATE_INJECTOR_IMAGE": "sluicegate:test",
+        "SLUICEGATE_INJECTOR_BROKER": "broker.sluicegate-system.svc:15051",
+        "SLUICEGATE_INJECTOR_HOST": "127.0.0.1",
+        "SLUICEGATE_INJECTOR_PORT": str(port),
+        "SLUICEGATE_INJECTOR_ADMIN_HOST": "127.0.0.1",
+        "SLUICEGATE_INJECTOR_ADMIN_PORT": str(admin),
+        "SLUICEGATE_INJECTOR_TLS_SECRET": f"{SYSTEM}/tls",
+        "SLUICEGATE_INJECTOR_HOSTS": "127.0.0.1",
+        "SLUICEGATE_INJECTOR_WEBHOOK": NAME,
+        "SLUICEGATE_INJECTOR_BROKER_CA_CONFIG_MAP": f"{SYSTEM}/ca",
+        "SLUICEGATE_INJECTOR_KUBECONFIG": str(kubeconfig or plane.kubeconfig),
+    }
+    with (directory / "injector.log").open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sluicegate.injector.main"], env=environment, stdout=output, stderr=output
+        )
+    try:
+        deadline = time.monotonic() + WITHIN
+        while not _ready(admin):
+            log = (directory / "injector.log").read_text()[-3000:]
+            assert process.poll() is None, log
+            assert time.monotonic() < deadline, log
+            time.sleep(0.1)
+        yield admin
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def _ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def pod(namespace: str, **annotations: str) -> dict[str, Any]:
+    keys = {f"sluicegate.dev/{name.replace('_', '-')}": value for name, value in annotations.items()}
+    metadata = {"name": "pod", "namespace": namespace, "annotations": keys}
+    spec = {"containers": [{"name": "app", "image": "app"}], "initContainers": [{"name": "before", "image": "app"}]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def created(plane: ControlPlane, what: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The pod as the API server would keep it, and what it said."""
+    done = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(what), check=False)
+    return (json.loads(done.stdout) if done.returncode == 0 else None), done.stderr
+
+
+def injected(what: dict[str, Any] | None) -> bool:
+    assert what is not None
+    return what["spec"]["initContainers"][0]["name"] == CONTAINER
+
+
+@pytest.fixture(scope="module", autouse=True)
+def namespaces(plane: ControlPlane) -> None:
+    plane.apply(
+        *with_account(SYSTEM),
+        *with_account("plain"),
+        *with_account("opted-in", **{"sluicegate.dev/injection": "enabled"}),
+        *with_account("opted-out", **{"sluicegate.dev/injection": "disabled"}),
+        *with_account("restricted-apps", **{"pod-security.kubernetes.io/enforce": "restricted"}),
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tls", "namespace": SYSTEM}},
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "ca", "namespace": SYSTEM},
+            "data": {"ca.crt": "PEM"},
+        },
+    )
+
+
+@pytest.fixture
+def no_webhook(plane: ControlPlane) -> Iterator[None]:
+    yield
+    kinds = "mutatingwebhookconfiguration,validatingadmissionpolicy,validatingadmissionpolicybinding"
+    plane.kubectl("delete", kinds, "--all")
+
+
+def test_who_asked_is_injected_and_nobody_else(plane: ControlPlane, no_webhook: None, tmp_path: Path):
+    port = free_port()
+    plane.apply(*webhook_at(port))
+    pool = {
+        "apiVersion": "sluicegate.dev/v1alpha1",
+        "kind": "ProviderPool",
+        "metadata": {"name": "with-key"},
+        "spec": {
+            "provider": "Anthropic",
+            "endpoint": "https://api.anthropic.com",
+            "models": ["claude-*"],
+            "limits": [{"resource": "Requests", "limit": 50, "window": "1m"}],
+            "credentials": {"secretName": "anthropic-key", "key": "token"},
+        },
+    }
+    with injector(plane, port, tmp_path) as admin:
+        asked, words = created(plane, pod("plain", inject="true", max_wait="2s", task_type="chat"))
+        assert injected(asked), words
+        assert asked is not None
+        sidecar = asked["spec"]["initContainers"][0]
+        assert sidecar["restartPolicy"] == "Always"
+        environment = {entry["name"]: entry.get("value") for entry in sidecar["env"]}
+        assert environment["SLUICEGATE_SIDECAR_BROKER_CA_PEM"] == "PEM"
+        assert environment["SLUICEGATE_SIDECAR_DEFAULT_MAX_WAIT"] == "2s"
+        for container in (*asked["spec"]["containers"], asked["spec"]["initContainers"][1]):
+            assert BASE_URLS.items() <= {e["name"]: e.get("value") for e in container["env"]}.items()
+
+        assert not injected(created(plane, pod("plain"))[0])
+        assert not injected(created(plane, pod("plain", inject="false"))[0])
+        assert injected(created(plane, pod("opted-in"))[0])
+        assert not injected(created(plane, pod("opted-in", inject="false"))[0])
+        assert not injected(created(plane, pod("opted-out", inject="true"))[0])
+
+        other, words = created(plane, pod("plain", inject="yes"))
+        assert not injected(other)
+        assert 'neither "true" nor "false"' in words
+        other, words = created(plane, pod("plain", inject="true", latency="fast"))
+        assert injected(other)
+        assert "real-time, near-real-time, batch" in words
+
+        # The sidecar itself never breaks the restricted standard.
+        strict = pod("restricted-apps", inject="true")
+        strict["spec"] |= {"securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}}
+        for container in (*strict["spec"]["containers"], *strict["spec"]["initContainers"]):
+            container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert injected(created(plane, strict)[0])
+
+        # A pool that names a Secret reaches pods made afterwards.
+        plane.apply(pool)
+        try:
+            deadline = time.monotonic() + WITHIN
+            while True:
+                asked, _ = created(plane, pod("plain", inject="true"))
+                assert asked is not None
+                keys = [v for v in asked["spec"]["volumes"] if v["name"] == "sluicegate-credentials"]
+                if keys:
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert keys[0]["projected"]["sources"][0]["secret"]["name"] == "anthropic-key"
+        finally:
+            plane.kubectl("delete", "ppool", "with-key")
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=5) as page:
+            metrics = page.read().decode()
+        assert 'sluicegate_injector_reviews_total{verdict="asked_by_namespace"}' in metrics
+        assert 'sluicegate_injector_reviews_total{verdict="not_asked"}' not in metrics, "unasked pods reach nobody"
+
+
+def test_without_an_injector_other_pods_start_and_asked_ones_do_what_the_values_say(
+    plane: ControlPlane, no_webhook: None
+):
+    nobody = free_port()
+    plane.apply(*webhook_at(nobody))
+    assert not injected(created(plane, pod("plain"))[0])
+    assert not injected(created(plane, pod("plain", inject="true"))[0])
+    plane.apply(*webhook_at(nobody, injector_failurePolicy="Fail"))
+    _until_refused(plane, pod("plain", inject="true"), "failed calling webhook")
+    assert not injected(created(plane, pod("plain"))[0])
+    assert not injected(created(plane, pod("opted-out", inject="true"))[0])
+
+
+def test_the_final_check_refuses_pods_that_asked_and_got_nothing(plane: ControlPlane, no_webhook: None, tmp_path: Path):
+    port = free_port()
+    plane.apply(*webhook_at(port, requireInjection_enabled="true"))
+    _until_refused(plane, pod("plain", inject="true"), "did not get it")
+    assert not injected(created(plane, pod("plain"))[0])
+    assert not injected(created(plane, pod("opted-out", inject="true"))[0])
+    with injector(plane, port, tmp_path):
+        assert injected(created(plane, pod("plain", inject="true"))[0])
+
+
+def _until_refused(plane: ControlPlane, what: dict[str, Any], words: str) -> None:
+    deadline = time.monotonic() + WITHIN
+    while True:
+        made, said = created(plane, what)
+        if made is None:
+            assert words in said
+            return
+        assert time.monotonic() < deadline, "it is still admitted"
+        time.sleep(0.2)
+
+
+def test_each_part_can_do_its_work_with_the_rights_of_the_chart_and_no_more(plane: ControlPlane):
+    plane.apply(*with_account("sluicegate-system"), *with_account("acme"))
+    plane.apply(
+        *(
+            d
+            for d in rendered()
+            if d["kind"] in ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+        )
+    )
+
+    def may(who: str, verb: str, what: str, namespace: str = "sluicegate-system", name: str = "") -> bool:
+        account = f"system:serviceaccount:sluicegate-system:release-sluicegate-{who}"
+        target = f"{what}/{name}" if name else what
+        done = plane.kubectl("auth", "can-i", verb, target, f"--as={account}", "-n", namespace, check=False)
+        return done.stdout.strip() == "yes"
+
+    full = "release-sluicegate"
+    for who, verb, what, name in [
+        ("broker", "create", "tokenreviews.authentication.k8s.io", ""),
+        ("broker", "update", "secrets", f"{full}-broker-tls"),
+        ("broker", "patch", "configmaps", f"{full}-broker-ca"),
+        ("broker", "get", "configmaps", f"{full}-snapshot"),
+        ("operator", "watch", "tenantpolicies.sluicegate.dev", ""),
+        ("operator", "patch", "configmaps", f"{full}-snapshot"),
+        ("operator", "list", "namespaces", ""),
+        ("injector", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io", f"{full}-injector"),
+        ("injector", "update", "secrets", f"{full}-injector-tls"),
+        ("injector", "watch", "providerpools.sluicegate.dev", ""),
+    ]:
+        assert may(who, verb, what, name=name), (who, verb, what, name)
+    for who, verb, what, namespace, name in [
+        ("broker", "get", "secrets", "sluicegate-system", f"{full}-injector-tls"),
+        ("broker", "list", "secrets", "sluicegate-system", ""),
+        ("broker", "patch", "configmaps", "sluicegate-system", f"{full}-snapshot"),
+        ("operator", "get", "secrets", "sluicegate-system", f"{full}-broker-tls"),
+        ("operator", "update", "tenantpolicies.sluicegate.dev", "acme", ""),
+        ("operator", "create", "pods", "sluicegate-system", ""),
+        ("injector", "get", "secrets", "sluicegate-system", f"{full}-broker-tls"),
+        ("injector", "get", "secrets", "acme", ""),
+        ("injector", "list", "pods", "acme", ""),
+        ("injector", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io", "", "another"),
+        ("viewer", "get", "secrets", "sluicegate-system", ""),
+    ]:
+        assert not may(who, verb, what, namespace, name), (who, verb, what, name)
+
+    def tenant_may(role: str, verb: str) -> bool:
+        metadata = {"name": role, "namespace": "acme"}
+        subject = {"kind": "User", "name": f"user-{role}", "apiGroup": "rbac.authorization.k8s.io"}
+        reference = {"kind": "ClusterRole", "name": role, "apiGroup": "rbac.authorization.k8s.io"}
+        plane.apply(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": metadata,
+                "roleRef": reference,
+                "subjects": [subject],
+            }
+        )
+        arguments = ["auth", "can-i", verb, "tenantpolicies.sluicegate.dev", f"--as=user-{role}", "-n", "acme"]
+        return plane.kubectl(*arguments, check=False).stdout.strip() == "yes"
+
+    for role in ("edit", "admin"):
+        assert not any(tenant_may(role, verb) for verb in ("create", "update", "patch", "delete"))
+    assert tenant_may(f"{full}-policy-editor", "create")
