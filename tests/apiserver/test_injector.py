@@ -99,7 +99,7 @@ def created(plane: ControlPlane, what: dict[str, Any]) -> tuple[dict[str, Any] |
 
 def injected(what: dict[str, Any] | None) -> bool:
     assert what is not None
-    return what["spec"]["initContainers"][0]["name"] == CONTAINER
+    return bool(what["spec"]["initContainers"][0]["name"] == CONTAINER)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -61,10 +61,13 @@ async def test_a_new_certificate_is_served_while_old_streams_go_on(
             await asyncio.sleep(0.2)
             await until_served(broker.port, second)
             await stream.write(pb.SessionRequest(acquires=[call("a")]))
+            granted: list[pb.Grant] = []
             async with asyncio.timeout(5):
-                while not (message := await stream.read()).grants:
-                    pass
-            assert message.grants[0].call_id == "a"
+                while not granted:
+                    message = await stream.read()
+                    assert isinstance(message, pb.SessionResponse)
+                    granted = list(message.grants)
+            assert granted[0].call_id == "a"
             stream.cancel()
     finally:
         await broker.stop()

@@ -20,11 +20,13 @@ from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Se
 from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
+from sluicegate.wire.words import ErrorClass
 
 OTHER = "other"
 _TASK_TYPES = 100
 _QUEUE_SCAN = 5_000
 _PARTY = ("pool", "tier", "tenant", "task_type")
+_RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30)
 _WAITS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -79,6 +81,20 @@ class Metrics:
         self._reserved = Counter(
             "sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", _PARTY, registry=reg
         )
+        self._reserved_ratio = Histogram(
+            "sluicegate_reserved_ratio",
+            "Tokens reserved / really used, per call",
+            ["pool"],
+            buckets=_RATIOS,
+            registry=reg,
+        )
+        self._estimate_ratio = Histogram(
+            "sluicegate_estimate_ratio",
+            "Input tokens expected / real, per call",
+            ["pool"],
+            buckets=_RATIOS,
+            registry=reg,
+        )
         self._consumed = Counter(
             "sluicegate_tokens_consumed", "Tokens really used, as providers reported", (*_PARTY, "kind"), registry=reg
         )
@@ -118,6 +134,10 @@ class Metrics:
         if effect.used_tokens is not None:
             self._consumed.labels(*labels, "input").inc(max(0, effect.input_tokens))
             self._consumed.labels(*labels, "output").inc(max(0, effect.output_tokens))
+        if effect.error_class == ErrorClass.NONE and effect.used_tokens:
+            self._reserved_ratio.labels(effect.pool).observe(effect.reserved_tokens / effect.used_tokens)
+            if effect.input_tokens > 0:
+                self._estimate_ratio.labels(effect.pool).observe(effect.estimated_input / effect.input_tokens)
 
     def absurd(self, field: str) -> None:
         """A settlement said nonsense in `field`."""

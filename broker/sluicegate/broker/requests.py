@@ -153,6 +153,9 @@ def _estimate(check: Checked, estimate: types_pb2.Estimate) -> Estimate:
         check.whole("estimate.characters", estimate.characters, 8 * MAX_TOKENS),
         check.whole("estimate.choices", estimate.choices, MAX_CHOICES) or 1,
         check.whole("estimate.least_input_tokens", estimate.least_input_tokens, MAX_TOKENS),
+        check.whole("estimate.images", estimate.images, MAX_TOKENS),
+        check.whole("estimate.image_tokens", estimate.image_tokens, MAX_TOKENS),
+        estimate.exact,
     )
 
 

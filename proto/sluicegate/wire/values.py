@@ -13,6 +13,8 @@ class Estimate:
     """What a call is expected to cost, counted by the sidecar before dispatch.
 
     `least_input_tokens`: what is left of `input_tokens` when the history is trimmed as far as it can be; 0: it cannot.
+    `images` of which `image_tokens` are a part of `input_tokens`, since admission may charge them flat. `exact`: the
+    input is what the provider will count, so nothing is to be learned from how much it was.
     """
 
     input_tokens: int
@@ -21,6 +23,9 @@ class Estimate:
     characters: int = 0
     choices: int = 1
     least_input_tokens: int = 0
+    images: int = 0
+    image_tokens: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

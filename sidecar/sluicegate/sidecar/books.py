@@ -14,9 +14,8 @@ from multidict import CIMultiDict
 from sluicegate.sidecar import messages
 from sluicegate.sidecar.core.errors import Explanation
 from sluicegate.sidecar.core.plan import Duty, Plan, State, Step
-from sluicegate.sidecar.core.providers import Wire
 from sluicegate.sidecar.core.usage import STREAMS, OpaqueReader, Reader
-from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
+from sluicegate.sidecar.core.verdict import Verdict
 from sluicegate.sidecar.held import Answer
 from sluicegate.sidecar.inbound import Inbound
 from sluicegate.sidecar.services import Services
@@ -133,5 +132,3 @@ class Books:
         tokens.labels(provider, pool, "input").inc(usage.input_tokens)
         tokens.labels(provider, pool, "output").inc(usage.output_tokens)
         self._s.metrics.estimated.labels(provider, pool).inc(self.estimate.input_tokens)
-        if verdict is SUCCESS and self._in.api.wire not in (Wire.EMBEDDINGS, Wire.EMBED):
-            self._s.history.record(self.grant.model or self._in.model, usage.output_tokens)

@@ -18,7 +18,6 @@ from aiohttp import web
 from sluicegate.sidecar.admin import Admin
 from sluicegate.sidecar.broker_client import BrokerClient
 from sluicegate.sidecar.cache import ResponseCache
-from sluicegate.sidecar.core.estimate import OutputHistory
 from sluicegate.sidecar.core.repeat import RefusedCalls
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.proxy import Proxy
@@ -85,7 +84,6 @@ async def start_sidecar(settings: Settings) -> RunningSidecar:
         broker=broker,
         transport=transport,
         metrics=metrics,
-        history=OutputHistory(),
         refused=RefusedCalls(),
         cache=ResponseCache(settings.cache_bytes),
         credentials=credentials,

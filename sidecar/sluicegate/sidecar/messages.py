@@ -52,6 +52,9 @@ def call_request(
             characters=estimate.characters,
             choices=estimate.choices,
             least_input_tokens=estimate.least_input_tokens,
+            images=estimate.images,
+            image_tokens=estimate.image_tokens,
+            exact=estimate.exact,
         ),
         criticality=_criticality(criticality),
     )

@@ -186,10 +186,8 @@ class Proxy:
         return await Call(self._s, request, inbound, call_id, cost, self._size).run(message)
 
     async def _size(self, inbound: Inbound) -> Estimate:
-        prompt = prompt_of(inbound.api, inbound.named_body)
-        counted = await self._count(prompt)
-        expected = self._s.history.expect(inbound.model, prompt.cap)
-        return estimate(inbound.api, prompt, counted, expected)
+        prompt = prompt_of(inbound.api, inbound.named_body, inbound.table.provider)
+        return estimate(prompt, await self._count(prompt))
 
     async def _count(self, prompt: Prompt) -> int | None:
         if prompt.encoding is None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from sluicegate.sidecar.broker_client import BrokerClient
 from sluicegate.sidecar.cache import ResponseCache
-from sluicegate.sidecar.core.estimate import OutputHistory
 from sluicegate.sidecar.core.repeat import RefusedCalls
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.upstream import Transport
@@ -20,7 +19,6 @@ class Services:
     broker: BrokerClient
     transport: Transport
     metrics: Metrics
-    history: OutputHistory
     refused: RefusedCalls
     cache: ResponseCache
     credentials: dict[str, str]

@@ -34,6 +34,9 @@ from sluicegate.wire.words import Algorithm, Dialect, Provider, Resource
 UNCAPPED_OUTPUT = 16
 """Output tokens that OpenAI charges a choice when the request names no cap."""
 
+IMAGE_TOKENS = 765
+"""What OpenAI's admission charges an image, whatever it is billed (providers.md 2b, measured)."""
+
 _OVERHEAD = 4  # "about 1-2" tokens beyond the characters, and one per message, were measured
 _LARGEST = 1e12
 
@@ -154,13 +157,14 @@ def admission(provider: Provider, estimate: Estimate, dialect: str = "") -> Char
     """The largest plausible charge of a call. Absurd estimates (negative, not finite) count as 0, never as credit."""
     characters = math.ceil(_count(estimate.characters) / 4)
     given = _count(estimate.input_tokens)
+    images = _count(estimate.images) * IMAGE_TOKENS
     expected = _count(estimate.output_tokens)
     cap = None if estimate.max_output_tokens is None else _count(estimate.max_output_tokens)
     choices = max(1.0, _count(estimate.choices))
     bounded = expected if cap is None else min(expected, cap) if expected else cap
     match rule(provider, dialect).counts:
         case Counts.CAP:
-            given = max(given, characters) + _OVERHEAD
+            given = max(given - min(given, _count(estimate.image_tokens)), characters) + images + _OVERHEAD
             if cap is None and expected == 0:  # embeddings and their like: input only
                 output = 0.0
             else:

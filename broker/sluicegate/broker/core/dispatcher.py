@@ -17,11 +17,13 @@ A repeated answer has no second `Decision`: nothing was decided.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from math import inf
 from typing import assert_never
 
 from sluicegate.broker.core import relief, views
+from sluicegate.broker.core.calibrate import Calibration
 from sluicegate.broker.core.config import PoolConfig, Snapshot
 from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Party, Rejected
 from sluicegate.broker.core.events import (
@@ -44,7 +46,7 @@ from sluicegate.broker.core.resolve import Passthrough, Refusal, Resolver, apply
 from sluicegate.broker.core.status import PoolStatus, TenantStatus, WaitingCall
 from sluicegate.broker.core.units import MeterKey, SafeShare
 from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
-from sluicegate.wire.words import Outcome, Reason
+from sluicegate.wire.words import ErrorClass, Outcome, Reason
 
 _ANSWERS = 10_000
 _SAFE_FRACTION = 0.5
@@ -61,6 +63,7 @@ class Dispatcher:
         self._resolver = Resolver(snapshot, trust_claims=trust_claims)
         self._chains = Chains()
         self._ledger = Ledger()
+        self._calibration = Calibration()
         self._pools: dict[str, Pool] = {}
         self._calls: dict[str, tuple[Call, Pool]] = {}
         self._sessions: dict[str, dict[str, None]] = {}
@@ -151,6 +154,9 @@ class Dispatcher:
             self._pass(call, now, out)
             return None
         call.pool = target.name
+        estimate = self._calibration.correct(acquire.estimate, target.name, acquire.model, call.party.task_type)
+        if estimate is not acquire.estimate:
+            call.acquire = replace(acquire, estimate=estimate)
         standing = self._resolver.standing(tenant, target, acquire.workload)
         if isinstance(standing, Refusal):
             self._refuse(call, standing, now, out)
@@ -171,6 +177,8 @@ class Dispatcher:
             return
         if event.usage is not None:
             self._ledger.used(call.party.tenant, event.usage.total)
+            if event.error_class is ErrorClass.NONE and not call.trim_to:
+                self._calibration.learn(call.said, event.usage, call.pool, call.model, call.party.task_type)
         if pool.settle(call, event, now, out):
             self._drop(call)
         self._finish(pool, now, out)

@@ -119,6 +119,8 @@ class Settled:
     used_tokens: int | None
     input_tokens: int
     output_tokens: int
+    estimated_input: int = 0
+    """Input tokens that were expected, as calibrated."""
 
 
 Effect = Granted | FellBack | Rejected | Requeued | Decision | Settled

@@ -81,6 +81,7 @@ class Call:
         "pool",
         "queued",
         "rank",
+        "said",
         "seq",
         "served_before",
         "session",
@@ -107,6 +108,7 @@ class Call:
         self.model = acquire.model
         self.outcome = Outcome.GRANTED
         self.trim_to = 0  # input tokens that its history is trimmed to; 0: untouched
+        self.said = acquire.estimate  # before calibration
         self.untrimmed: Acquire | None = None  # what it asked for, while it is trimmed
         self.grant: Granted | None = None
         self.binding: MeterKey | None = None

@@ -238,7 +238,7 @@ class Pool:
             elif not event.dispatched or event.error_class is not ErrorClass.NONE:
                 used = Charge(requests=1.0 if event.dispatched else 0.0)
             flow.ceilings.correct(call.usage, used, call.debited_at, now)
-            line.queue.unpark(flow)
+            line.queue.unpark(flow, now)
         usage = event.usage
         out.append(
             Settled(
@@ -250,6 +250,7 @@ class Pool:
                 None if usage is None else usage.total,
                 0 if usage is None else usage.input_tokens,
                 0 if usage is None else usage.output_tokens,
+                call.acquire.estimate.input_tokens,
             )
         )
         return ready, event.error_class is not ErrorClass.NONE or charge != call.charge or flow.ceilings is not None

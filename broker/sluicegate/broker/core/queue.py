@@ -141,10 +141,10 @@ class PoolQueue:
         self.tiers[flow.tier].park(flow, until, now)
         self.schedule(until, flow)
 
-    def unpark(self, flow: Flow) -> None:
+    def unpark(self, flow: Flow, now: float) -> None:
         """A correction gave the tenant room under its ceiling: consider it again."""
         if flow.parked_until:
-            self.tiers[flow.tier].unpark(flow)
+            self.tiers[flow.tier].unpark(flow, now)
 
     def eligible(self, now: float, *, batch: bool) -> tuple[tuple[str, int], ...]:
         """By tier, the calls that a grant now passes over: interactive ones, with `batch` the batch ones too."""
@@ -208,7 +208,7 @@ class PoolQueue:
             if isinstance(what, Call):
                 calls.append(what)
             elif isinstance(what, Flow):
-                self.tiers[what.tier].unpark(what)
+                self.tiers[what.tier].unpark(what, now)
             else:
                 what.parked_until = 0.0
         return calls

@@ -9,9 +9,10 @@ batch. The order of the pool goes by `interactive` while any interactive call of
 more than that.
 
 *Guarantee.* Credit accrues on each continuous meter at `guaranteed_percent` of its effective rate, only while the
-tier is backlogged, up to one second's worth or the charge of the call that it is for, whichever is larger. It is
-debited by guarantee grants alone, not by what the tier gets in order or borrows. It is due when it covers the
-charge on every meter. A guarantee of 0 never is: the order is strict.
+tier is backlogged, up to one second's worth above the largest charge of this backlog: a due call that waits until the
+bucket holds its charge, or a smaller one that comes to the head before it, loses none. It is debited by guarantee
+grants alone, not by what the tier gets in order or borrows. It is due when it covers the charge on every meter. So over
+any time a backlogged tier gets its guarantee less one such cap. A guarantee of 0 never is due: the order is strict.
 
 *Ceiling.* A bucket per meter that fills at `ceiling_percent` of the effective rate and holds one second of it. A grant
 may take it below zero; the tier is then out of the order until it is not.
@@ -99,6 +100,7 @@ class Tier:
         self._idle_since = now
         self._credit = [0.0] * meters
         self._credit_at = now
+        self._largest = [0.0] * meters  # charge that came to the head in this backlog
         self._unaccrued = 0.0  # backlogged seconds before `_credit_at` that gave no credit yet
         self._not_due: Call | None = None
         self._not_due_before = 0.0
@@ -132,13 +134,7 @@ class Tier:
         """An eligible call joins its flow."""
         if not len(flow):
             flow.begin(now)
-        flow.push(call)  # before `_forget`, which drops tenants without calls
-        if not self.weight_everyone:
-            # Virtual time runs with real time while there is no backlog.
-            self.everyone.virtual += max(0.0, now - self._idle_since)
-            self.interactive.virtual = max(self.interactive.virtual, self.everyone.virtual)
-            self._forget()
-            self._credit_at = now
+        flow.push(call)
         work = self.work_batch if call.rank == BATCH else self.work_interactive
         for index, amount in enumerate(call.vector):
             work[index] += amount
@@ -148,7 +144,7 @@ class Tier:
             self.waiting_batch += 1
         else:
             self.waiting_interactive += 1
-        self._place(flow)
+        self._place(flow, now)
 
     def leave(self, call: Call, now: float) -> None:
         """A call leaves its flow: granted, cancelled or given up."""
@@ -175,24 +171,34 @@ class Tier:
         self.waiting_batch -= flow.batch
         self._withdraw(flow, now, everyone=True, interactive=True)
 
-    def unpark(self, flow: Flow) -> None:
-        """The tenant is eligible again."""
+    def unpark(self, flow: Flow, now: float) -> None:
+        """The tenant, which has calls, is eligible again."""
         flow.parked_until = 0.0
         self.waiting_interactive += flow.interactive
         self.waiting_batch += flow.batch
-        self._place(flow)
+        self._place(flow, now)
 
     @property
     def backlogged(self) -> bool:
         return self.weight_everyone > 0
 
-    def _place(self, flow: Flow) -> None:
+    def _place(self, flow: Flow, now: float) -> None:
+        if not self.weight_everyone:
+            self._begin(now)
         if flow.keys[0] is None:
             self.everyone.add(flow)
             self.weight_everyone += flow.weight
         if flow.interactive and flow.keys[1] is None:
             self.interactive.add(flow)
             self.weight_interactive += flow.weight
+
+    def _begin(self, now: float) -> None:
+        """A backlog begins. Virtual time ran with real time while there was none."""
+        self.everyone.virtual += max(0.0, now - self._idle_since)
+        self.interactive.virtual = max(self.interactive.virtual, self.everyone.virtual)
+        self._forget()
+        self._credit_at = now
+        self._largest = [0.0] * self._meters
 
     def _displace(self, flow: Flow, now: float) -> None:
         self._withdraw(flow, now, everyone=not len(flow), interactive=not flow.interactive)
@@ -272,14 +278,13 @@ class Tier:
                 self._credit[index] += self.guaranteed * rate * elapsed
 
     def due(self, call: Call, now: float, rates: Sequence[float]) -> bool:
-        """Does the credit cover `call`? Caps the credit for it. Call `accrue` before."""
+        """Does the credit, capped, cover `call`? Call `accrue` before."""
         wait = 0.0
         for index, amount in enumerate(call.vector):
-            cap = max(self.guaranteed * rates[index] * _CREDIT_SECONDS, amount)
-            credit = min(self._credit[index], cap)
-            self._credit[index] = credit
+            filling = self.guaranteed * rates[index]
+            largest = self._largest[index] = max(self._largest[index], amount)
+            credit = self._credit[index] = min(self._credit[index], largest + filling * _CREDIT_SECONDS)
             if credit + _EPSILON < amount:
-                filling = self.guaranteed * rates[index]
                 wait = max(wait, (amount - credit) / filling if filling > 0.0 else inf)
         self._not_due = call
         self._not_due_before = now + wait

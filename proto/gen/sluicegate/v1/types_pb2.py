@@ -25,39 +25,39 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sluicegate/v1/types.proto\x12\rsluicegate.v1\x1a\x1egoogle/protobuf/duration.proto\"\xae\x01\n\x08\x45stimate\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1e\n\x11max_output_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\ncharacters\x18\x04 \x01(\x03\x12\x0f\n\x07\x63hoices\x18\x05 \x01(\x05\x12\x1a\n\x12least_input_tokens\x18\x06 \x01(\x03\x42\x14\n\x12_max_output_tokens\"Q\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\"\xa6\x01\n\x0e\x46\x61llbackOption\x12\x0f\n\x05model\x18\x01 \x01(\tH\x00\x12\x0e\n\x04pool\x18\x02 \x01(\tH\x00\x12\x33\n\x0e\x63\x61\x63hed_max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x19\n\x0f\x64\x65grade_message\x18\x04 \x01(\tH\x00\x12\x1b\n\x11trim_input_tokens\x18\x05 \x01(\x03H\x00\x42\x06\n\x04kind\"-\n\x05\x43hain\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\n\n\x02of\x18\x03 \x01(\x05\"\xa5\x02\n\x0b\x43riticality\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\'\n\x07latency\x18\x02 \x01(\x0e\x32\x16.sluicegate.v1.Latency\x12+\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x08\x66\x61llback\x18\x05 \x03(\x0b\x32\x1d.sluicegate.v1.FallbackOption\x12#\n\x05\x63hain\x18\x06 \x01(\x0b\x32\x14.sluicegate.v1.Chain\x12\x19\n\x0corchestrator\x18\x07 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_orchestrator\"\x93\x02\n\x0cMeterReading\x12)\n\x08resource\x18\x01 \x01(\x0e\x32\x17.sluicegate.v1.Resource\x12\x1b\n\x0ewindow_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05limit\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rremaining_low\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0eremaining_high\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x1a\n\rreset_seconds\x18\x06 \x01(\x01H\x04\x88\x01\x01\x42\x11\n\x0f_window_secondsB\x08\n\x06_limitB\x10\n\x0e_remaining_lowB\x11\n\x0f_remaining_highB\x10\n\x0e_reset_seconds\"\xfd\x01\n\x0eQuotaRejection\x12)\n\x08resource\x18\x01 \x01(\x0e\x32\x17.sluicegate.v1.Resource\x12\x1b\n\x0ewindow_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12 \n\x13retry_after_seconds\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nnever_fits\x18\x04 \x01(\x08\x12\x12\n\x05limit\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\trequested\x18\x06 \x01(\x01H\x03\x88\x01\x01\x42\x11\n\x0f_window_secondsB\x16\n\x14_retry_after_secondsB\x08\n\x06_limitB\x0c\n\n_requested*\x87\x01\n\x08Resource\x12\x18\n\x14RESOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11RESOURCE_REQUESTS\x10\x01\x12\x13\n\x0fRESOURCE_TOKENS\x10\x02\x12\x19\n\x15RESOURCE_INPUT_TOKENS\x10\x03\x12\x1a\n\x16RESOURCE_OUTPUT_TOKENS\x10\x04*X\n\tAlgorithm\x12\x19\n\x15\x41LGORITHM_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41LGORITHM_BUCKET\x10\x01\x12\x1a\n\x16\x41LGORITHM_FIXED_WINDOW\x10\x02*\xda\x01\n\x08Provider\x12\x18\n\x14PROVIDER_UNSPECIFIED\x10\x00\x12\x13\n\x0fPROVIDER_OPENAI\x10\x01\x12\x19\n\x15PROVIDER_AZURE_OPENAI\x10\x02\x12\x16\n\x12PROVIDER_ANTHROPIC\x10\x03\x12\x1a\n\x16PROVIDER_GOOGLE_GEMINI\x10\x04\x12\x1a\n\x16PROVIDER_GOOGLE_VERTEX\x10\x05\x12\x14\n\x10PROVIDER_MISTRAL\x10\x06\x12\x1e\n\x1aPROVIDER_OPENAI_COMPATIBLE\x10\x07*h\n\x07Latency\x12\x17\n\x13LATENCY_UNSPECIFIED\x10\x00\x12\x15\n\x11LATENCY_REAL_TIME\x10\x01\x12\x1a\n\x16LATENCY_NEAR_REAL_TIME\x10\x02\x12\x11\n\rLATENCY_BATCH\x10\x03*\xdc\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_GRANTED\x10\x01\x12\x1a\n\x16OUTCOME_FALLBACK_MODEL\x10\x02\x12\x19\n\x15OUTCOME_FALLBACK_POOL\x10\x03\x12\x12\n\x0eOUTCOME_CACHED\x10\x04\x12\x14\n\x10OUTCOME_DEGRADED\x10\x05\x12\x14\n\x10OUTCOME_REJECTED\x10\x06\x12\x15\n\x11OUTCOME_CANCELLED\x10\x07\x12\x15\n\x11OUTCOME_UNMANAGED\x10\x08*\xc4\x02\n\nErrorClass\x12\x1b\n\x17\x45RROR_CLASS_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45RROR_CLASS_NONE\x10\x01\x12\x15\n\x11\x45RROR_CLASS_QUOTA\x10\x02\x12\x18\n\x14\x45RROR_CLASS_OVERLOAD\x10\x03\x12\x17\n\x13\x45RROR_CLASS_BILLING\x10\x04\x12\x14\n\x10\x45RROR_CLASS_AUTH\x10\x05\x12\x17\n\x13\x45RROR_CLASS_INVALID\x10\x06\x12\x1e\n\x1a\x45RROR_CLASS_CONTEXT_LENGTH\x10\x07\x12\x1e\n\x1a\x45RROR_CLASS_CONTENT_POLICY\x10\x08\x12\x16\n\x12\x45RROR_CLASS_SERVER\x10\t\x12\x17\n\x13\x45RROR_CLASS_NETWORK\x10\n\x12\x19\n\x15\x45RROR_CLASS_CANCELLED\x10\x0b*\xae\x01\n\x13OnBrokerUnavailable\x12%\n!ON_BROKER_UNAVAILABLE_UNSPECIFIED\x10\x00\x12$\n ON_BROKER_UNAVAILABLE_SAFE_SHARE\x10\x01\x12#\n\x1fON_BROKER_UNAVAILABLE_FAIL_OPEN\x10\x02\x12%\n!ON_BROKER_UNAVAILABLE_FAIL_CLOSED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sluicegate/v1/types.proto\x12\rsluicegate.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe3\x01\n\x08\x45stimate\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1e\n\x11max_output_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\ncharacters\x18\x04 \x01(\x03\x12\x0f\n\x07\x63hoices\x18\x05 \x01(\x05\x12\x1a\n\x12least_input_tokens\x18\x06 \x01(\x03\x12\x0e\n\x06images\x18\x07 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x08 \x01(\x03\x12\r\n\x05\x65xact\x18\t \x01(\x08\x42\x14\n\x12_max_output_tokens\"Q\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\"\xa6\x01\n\x0e\x46\x61llbackOption\x12\x0f\n\x05model\x18\x01 \x01(\tH\x00\x12\x0e\n\x04pool\x18\x02 \x01(\tH\x00\x12\x33\n\x0e\x63\x61\x63hed_max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x19\n\x0f\x64\x65grade_message\x18\x04 \x01(\tH\x00\x12\x1b\n\x11trim_input_tokens\x18\x05 \x01(\x03H\x00\x42\x06\n\x04kind\"-\n\x05\x43hain\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\n\n\x02of\x18\x03 \x01(\x05\"\xa5\x02\n\x0b\x43riticality\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\'\n\x07latency\x18\x02 \x01(\x0e\x32\x16.sluicegate.v1.Latency\x12+\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x08\x66\x61llback\x18\x05 \x03(\x0b\x32\x1d.sluicegate.v1.FallbackOption\x12#\n\x05\x63hain\x18\x06 \x01(\x0b\x32\x14.sluicegate.v1.Chain\x12\x19\n\x0corchestrator\x18\x07 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_orchestrator\"\x93\x02\n\x0cMeterReading\x12)\n\x08resource\x18\x01 \x01(\x0e\x32\x17.sluicegate.v1.Resource\x12\x1b\n\x0ewindow_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05limit\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rremaining_low\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0eremaining_high\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x1a\n\rreset_seconds\x18\x06 \x01(\x01H\x04\x88\x01\x01\x42\x11\n\x0f_window_secondsB\x08\n\x06_limitB\x10\n\x0e_remaining_lowB\x11\n\x0f_remaining_highB\x10\n\x0e_reset_seconds\"\xfd\x01\n\x0eQuotaRejection\x12)\n\x08resource\x18\x01 \x01(\x0e\x32\x17.sluicegate.v1.Resource\x12\x1b\n\x0ewindow_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12 \n\x13retry_after_seconds\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nnever_fits\x18\x04 \x01(\x08\x12\x12\n\x05limit\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\trequested\x18\x06 \x01(\x01H\x03\x88\x01\x01\x42\x11\n\x0f_window_secondsB\x16\n\x14_retry_after_secondsB\x08\n\x06_limitB\x0c\n\n_requested*\x87\x01\n\x08Resource\x12\x18\n\x14RESOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11RESOURCE_REQUESTS\x10\x01\x12\x13\n\x0fRESOURCE_TOKENS\x10\x02\x12\x19\n\x15RESOURCE_INPUT_TOKENS\x10\x03\x12\x1a\n\x16RESOURCE_OUTPUT_TOKENS\x10\x04*X\n\tAlgorithm\x12\x19\n\x15\x41LGORITHM_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41LGORITHM_BUCKET\x10\x01\x12\x1a\n\x16\x41LGORITHM_FIXED_WINDOW\x10\x02*\xda\x01\n\x08Provider\x12\x18\n\x14PROVIDER_UNSPECIFIED\x10\x00\x12\x13\n\x0fPROVIDER_OPENAI\x10\x01\x12\x19\n\x15PROVIDER_AZURE_OPENAI\x10\x02\x12\x16\n\x12PROVIDER_ANTHROPIC\x10\x03\x12\x1a\n\x16PROVIDER_GOOGLE_GEMINI\x10\x04\x12\x1a\n\x16PROVIDER_GOOGLE_VERTEX\x10\x05\x12\x14\n\x10PROVIDER_MISTRAL\x10\x06\x12\x1e\n\x1aPROVIDER_OPENAI_COMPATIBLE\x10\x07*h\n\x07Latency\x12\x17\n\x13LATENCY_UNSPECIFIED\x10\x00\x12\x15\n\x11LATENCY_REAL_TIME\x10\x01\x12\x1a\n\x16LATENCY_NEAR_REAL_TIME\x10\x02\x12\x11\n\rLATENCY_BATCH\x10\x03*\xdc\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_GRANTED\x10\x01\x12\x1a\n\x16OUTCOME_FALLBACK_MODEL\x10\x02\x12\x19\n\x15OUTCOME_FALLBACK_POOL\x10\x03\x12\x12\n\x0eOUTCOME_CACHED\x10\x04\x12\x14\n\x10OUTCOME_DEGRADED\x10\x05\x12\x14\n\x10OUTCOME_REJECTED\x10\x06\x12\x15\n\x11OUTCOME_CANCELLED\x10\x07\x12\x15\n\x11OUTCOME_UNMANAGED\x10\x08*\xc4\x02\n\nErrorClass\x12\x1b\n\x17\x45RROR_CLASS_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45RROR_CLASS_NONE\x10\x01\x12\x15\n\x11\x45RROR_CLASS_QUOTA\x10\x02\x12\x18\n\x14\x45RROR_CLASS_OVERLOAD\x10\x03\x12\x17\n\x13\x45RROR_CLASS_BILLING\x10\x04\x12\x14\n\x10\x45RROR_CLASS_AUTH\x10\x05\x12\x17\n\x13\x45RROR_CLASS_INVALID\x10\x06\x12\x1e\n\x1a\x45RROR_CLASS_CONTEXT_LENGTH\x10\x07\x12\x1e\n\x1a\x45RROR_CLASS_CONTENT_POLICY\x10\x08\x12\x16\n\x12\x45RROR_CLASS_SERVER\x10\t\x12\x17\n\x13\x45RROR_CLASS_NETWORK\x10\n\x12\x19\n\x15\x45RROR_CLASS_CANCELLED\x10\x0b*\xae\x01\n\x13OnBrokerUnavailable\x12%\n!ON_BROKER_UNAVAILABLE_UNSPECIFIED\x10\x00\x12$\n ON_BROKER_UNAVAILABLE_SAFE_SHARE\x10\x01\x12#\n\x1fON_BROKER_UNAVAILABLE_FAIL_OPEN\x10\x02\x12%\n!ON_BROKER_UNAVAILABLE_FAIL_CLOSED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluicegate.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESOURCE']._serialized_start=1383
-  _globals['_RESOURCE']._serialized_end=1518
-  _globals['_ALGORITHM']._serialized_start=1520
-  _globals['_ALGORITHM']._serialized_end=1608
-  _globals['_PROVIDER']._serialized_start=1611
-  _globals['_PROVIDER']._serialized_end=1829
-  _globals['_LATENCY']._serialized_start=1831
-  _globals['_LATENCY']._serialized_end=1935
-  _globals['_OUTCOME']._serialized_start=1938
-  _globals['_OUTCOME']._serialized_end=2158
-  _globals['_ERRORCLASS']._serialized_start=2161
-  _globals['_ERRORCLASS']._serialized_end=2485
-  _globals['_ONBROKERUNAVAILABLE']._serialized_start=2488
-  _globals['_ONBROKERUNAVAILABLE']._serialized_end=2662
+  _globals['_RESOURCE']._serialized_start=1436
+  _globals['_RESOURCE']._serialized_end=1571
+  _globals['_ALGORITHM']._serialized_start=1573
+  _globals['_ALGORITHM']._serialized_end=1661
+  _globals['_PROVIDER']._serialized_start=1664
+  _globals['_PROVIDER']._serialized_end=1882
+  _globals['_LATENCY']._serialized_start=1884
+  _globals['_LATENCY']._serialized_end=1988
+  _globals['_OUTCOME']._serialized_start=1991
+  _globals['_OUTCOME']._serialized_end=2211
+  _globals['_ERRORCLASS']._serialized_start=2214
+  _globals['_ERRORCLASS']._serialized_end=2538
+  _globals['_ONBROKERUNAVAILABLE']._serialized_start=2541
+  _globals['_ONBROKERUNAVAILABLE']._serialized_end=2715
   _globals['_ESTIMATE']._serialized_start=77
-  _globals['_ESTIMATE']._serialized_end=251
-  _globals['_USAGE']._serialized_start=253
-  _globals['_USAGE']._serialized_end=334
-  _globals['_FALLBACKOPTION']._serialized_start=337
-  _globals['_FALLBACKOPTION']._serialized_end=503
-  _globals['_CHAIN']._serialized_start=505
-  _globals['_CHAIN']._serialized_end=550
-  _globals['_CRITICALITY']._serialized_start=553
-  _globals['_CRITICALITY']._serialized_end=846
-  _globals['_METERREADING']._serialized_start=849
-  _globals['_METERREADING']._serialized_end=1124
-  _globals['_QUOTAREJECTION']._serialized_start=1127
-  _globals['_QUOTAREJECTION']._serialized_end=1380
+  _globals['_ESTIMATE']._serialized_end=304
+  _globals['_USAGE']._serialized_start=306
+  _globals['_USAGE']._serialized_end=387
+  _globals['_FALLBACKOPTION']._serialized_start=390
+  _globals['_FALLBACKOPTION']._serialized_end=556
+  _globals['_CHAIN']._serialized_start=558
+  _globals['_CHAIN']._serialized_end=603
+  _globals['_CRITICALITY']._serialized_start=606
+  _globals['_CRITICALITY']._serialized_end=899
+  _globals['_METERREADING']._serialized_start=902
+  _globals['_METERREADING']._serialized_end=1177
+  _globals['_QUOTAREJECTION']._serialized_start=1180
+  _globals['_QUOTAREJECTION']._serialized_end=1433
 # @@protoc_insertion_point(module_scope)

@@ -209,10 +209,13 @@ class Estimate(_message.Message):
     CHARACTERS_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     LEAST_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Prompt tokens."""
     output_tokens: _builtins.int
-    """Output tokens expected from history."""
+    """Output tokens expected of one answer; the broker puts in what it has seen of such calls."""
     max_output_tokens: _builtins.int
     """The request's cap on output tokens; absent when the request sets none."""
     characters: _builtins.int
@@ -221,6 +224,11 @@ class Estimate(_message.Message):
     """How many completions the request asks for; 0 means 1."""
     least_input_tokens: _builtins.int
     """Prompt tokens when the history is trimmed as far as it can be: system, tools and last turn. 0: it cannot be."""
+    images: _builtins.int
+    """Images in the prompt, and the part of input_tokens that they are: admission may charge them flat."""
+    image_tokens: _builtins.int
+    exact: _builtins.bool
+    """The input is what the provider will count, by its own tokenizer."""
     def __init__(
         self,
         *,
@@ -230,10 +238,13 @@ class Estimate(_message.Message):
         characters: _builtins.int = ...,
         choices: _builtins.int = ...,
         least_input_tokens: _builtins.int = ...,
+        images: _builtins.int = ...,
+        image_tokens: _builtins.int = ...,
+        exact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "max_output_tokens", b"max_output_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "characters", b"characters", "choices", b"choices", "input_tokens", b"input_tokens", "least_input_tokens", b"least_input_tokens", "max_output_tokens", b"max_output_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "characters", b"characters", "choices", b"choices", "exact", b"exact", "image_tokens", b"image_tokens", "images", b"images", "input_tokens", b"input_tokens", "least_input_tokens", b"least_input_tokens", "max_output_tokens", b"max_output_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
