@@ -23,6 +23,8 @@ from sluicegate.testing.limits import Admitted, Demand, LimitsConfig, MeterConfi
 from sluicegate.wire.values import Criticality, Estimate, MeterReading, QuotaRejection, Usage
 from sluicegate.wire.words import ErrorClass, Latency, Provider, Resource
 
+OVERHEAD = 4  # tokens that admission adds to a call's input
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -50,6 +52,7 @@ class Result:
     offered: int = 0
     answered: Counter[str] = field(default_factory=Counter)
     errors: list[tuple[float, float]] = field(default_factory=list)  # predicted, real wait
+    served: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))  # by tier: when, size
 
     def share(self, tenant: str) -> float:
         return self.tokens[tenant] / sum(self.tokens.values())
@@ -106,10 +109,11 @@ def run(
                             for f in outcome.figures
                         )
                         later(now + latency / 2, Observe(effect.call_id, readings))
-                        later(now + latency, Settle(effect.call_id, usage=Usage(size, 0)))
+                        later(now + latency, Settle(effect.call_id, usage=Usage(size - OVERHEAD, 0)))
                         result.answered[effect.call_id] += 1
                         result.granted[tenant] += 1
                         result.waits[effect.party.tier].append(effect.waited)
+                        result.served[effect.party.tier].append((now, size))
                         if effect.call_id in predicted:
                             result.errors.append((predicted.pop(effect.call_id), effect.waited))
                         result.reasons[effect.reason] += 1
@@ -142,8 +146,8 @@ def run(
             offer = offers[what]
             result.offered += 1
             name = f"{offer.tenant}-{result.offered}"
-            sizes[name] = rng.randint(*offer.tokens) + 4
-            estimate = Estimate(sizes[name], 0, 0)
+            sizes[name] = rng.randint(*offer.tokens) + OVERHEAD
+            estimate = Estimate(sizes[name] - OVERHEAD, 0, 0, exact=True)
             criticality = Criticality(latency=offer.latency)
             what = Acquire(name, "s", Workload(), None, "gpt", estimate, criticality, tenant=offer.tenant)
             later(now + (0.5 + rng.random()) / offer.rate, offers.index(offer))

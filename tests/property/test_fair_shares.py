@@ -12,7 +12,7 @@ from sluicegate.broker.core.config import AccessRule, LimitConfig, PoolConfig, S
 from sluicegate.broker.core.resolve import Refusal, Resolver
 from sluicegate.broker.core.units import Workload
 from sluicegate.wire.words import Provider, Reason, Resource
-from tests.fairness.world import Offer, run
+from tests.fairness.world import OVERHEAD, Offer, run
 
 weighted = st.lists(st.tuples(st.integers(1, 8), st.sampled_from([100, 250, 500])), min_size=2, max_size=5)
 
@@ -34,14 +34,42 @@ def test_backlogged_tenants_get_what_their_weights_say(tenants: list[tuple[int, 
     assert audit(result.decisions) == []
 
 
-@settings(max_examples=3)
-@given(st.integers(1, 30), st.integers(1, 30))
-def test_guarantees_are_kept_and_not_exceeded_under_a_higher_tier_that_takes_all(premium: int, free: int) -> None:
+def most_owed(served: list[tuple[float, int]], rate: float, begin: float, end: float) -> float:
+    """The most by which any window of [begin, end] got less than `rate` per second."""
+    most = least = owed = 0.0
+    at = begin
+    for when, size in [*(entry for entry in served if begin <= entry[0] <= end), (end, 0)]:
+        owed += rate * (when - at)
+        most = max(most, owed - least)
+        owed -= size
+        least = min(least, owed)
+        at = when
+    return most
+
+
+sizes = st.sampled_from([(20, 60), (50, 150), (40, 700), (300, 900)])
+
+
+@settings(max_examples=8)
+@given(st.integers(1, 30), st.integers(1, 30), sizes, sizes)
+def test_guarantees_are_kept_and_not_exceeded_under_a_higher_tier_that_takes_all(
+    premium: int, free: int, low: tuple[int, int], high: tuple[int, int]
+) -> None:
     tiers = [TierConfig("Critical"), TierConfig("Premium", premium), TierConfig("Free", free)]
-    offers = [Offer(f"a/{tier.name}", tier=tier.name, rate=12, tokens=(50, 150)) for tier in tiers]
-    result = run(offers, tiers, seconds=90, warm_up=30)
+    offers = [
+        Offer(f"a/{tier.name}{weight}", tier.name, weight, rate=1000 / sum(span), tokens=span)
+        for tier, span in zip(tiers, (high, low, low), strict=True)
+        for weight in (1, 2)
+    ]
+    seconds = 60.0
+    result = run(offers, tiers, seconds=seconds, warm_up=20)
     for name, percent in (("Premium", premium), ("Free", free)):
-        assert result.share(f"a/{name}") == pytest.approx(percent / 100, rel=0.1, abs=0.006)
+        rate = 10.0 * percent
+        one = low[1] + OVERHEAD
+        # In any window at least the guarantee less the credit's cap, which is one call's charge and a second's worth.
+        assert most_owed(result.served[name], rate, 20.0, seconds) <= one + rate
+        got = sum(size for at, size in result.served[name] if at >= 20.0)
+        assert got == pytest.approx(rate * (seconds - 20.0), rel=0.01, abs=one + rate)
 
 
 TIERS = (TierConfig("Critical"), TierConfig("Standard"), TierConfig("Free"))
