@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import metadata
 
 from sluicegate.broker import answers
 from sluicegate.broker.configuration import Configuration
@@ -18,6 +19,7 @@ from sluicegate.wire import errors
 from sluicegate.wire.errors import Refusal, Violation
 from sluicegate.wire.words import Reason
 
+PROGRAM = metadata.version("sluicegate")
 PAGE = 100
 MAX_PAGE = 1_000
 MAX_OFFSET = 200_000
@@ -69,6 +71,8 @@ class IntrospectionService(introspection_service_pb2_grpc.IntrospectionServiceSe
         statuses = self._runtime.dispatcher.pool_status(self._runtime.clock())
         return pb.ListPoolsResponse(
             pools=[answers.pool_status(s) for s in statuses if request.pool in ("", s.name)],
+            config_version=self._runtime.snapshot.version,
+            broker_version=PROGRAM,
         )
 
     async def ListTenants(  # noqa: N802

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sluicegate.v1 import types_pb2 as sluicegate_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sluicegate/v1/introspection_service.proto\x12\rsluicegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluicegate/v1/types.proto\" \n\x10ListPoolsRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\"=\n\x11ListPoolsResponse\x12(\n\x05pools\x18\x01 \x03(\x0b\x32\x19.sluicegate.v1.PoolStatus\"\xeb\x01\n\x0bMeterStatus\x12)\n\x08resource\x18\x01 \x01(\x0e\x32\x17.sluicegate.v1.Resource\x12\x16\n\x0ewindow_seconds\x18\x02 \x01(\x01\x12+\n\talgorithm\x18\x03 \x01(\x0e\x32\x18.sluicegate.v1.Algorithm\x12\r\n\x05limit\x18\x04 \x01(\x01\x12\x10\n\x08\x63\x61pacity\x18\x05 \x01(\x01\x12\x11\n\tavailable\x18\x06 \x01(\x01\x12\x10\n\x08reserved\x18\x07 \x01(\x01\x12\x14\n\x0c\x66oreign_rate\x18\x08 \x01(\x01\x12\x10\n\x08observed\x18\t \x01(\x08\"t\n\nTierStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\x12\x17\n\x0ftenants_waiting\x18\x03 \x01(\x05\x12.\n\x0boldest_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe7\x01\n\nPoolStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x08provider\x18\x02 \x01(\x0e\x32\x17.sluicegate.v1.Provider\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12*\n\x06meters\x18\x05 \x03(\x0b\x32\x1a.sluicegate.v1.MeterStatus\x12(\n\x05tiers\x18\x06 \x03(\x0b\x32\x19.sluicegate.v1.TierStatus\x12\x11\n\tin_flight\x18\x07 \x01(\x05\x12\x15\n\rbinding_limit\x18\x08 \x01(\t\"K\n\x12ListTenantsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x96\x01\n\x0cTenantStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x05\x12\x0f\n\x07waiting\x18\x04 \x01(\x05\x12\x11\n\tin_flight\x18\x05 \x01(\x05\x12\x0f\n\x07granted\x18\x06 \x01(\x03\x12\x10\n\x08rejected\x18\x07 \x01(\x03\x12\x13\n\x0btokens_used\x18\x08 \x01(\x03\"\\\n\x13ListTenantsResponse\x12,\n\x07tenants\x18\x01 \x03(\x0b\x32\x1b.sluicegate.v1.TenantStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x10ListQueueRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x8c\x02\n\x0bWaitingCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x11\n\ttask_type\x18\x04 \x01(\t\x12\'\n\x07latency\x18\x05 \x01(\x0e\x32\x16.sluicegate.v1.Latency\x12)\n\x06waited\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0epredicted_wait\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\twaits_for\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\x05\x12\x10\n\x08\x63hain_id\x18\n \x01(\t\"W\n\x11ListQueueResponse\x12)\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1a.sluicegate.v1.WaitingCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15WatchDecisionsRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\"\x8d\x03\n\x08\x44\x65\x63ision\x12/\n\x0b\x64\x65\x63ide_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0c\n\x04pool\x18\x05 \x01(\t\x12\x11\n\ttask_type\x18\x06 \x01(\t\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.sluicegate.v1.Outcome\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12)\n\x06waited\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x15\n\rbinding_limit\x18\x0b \x01(\t\x12\x35\n\x07waiting\x18\x0c \x03(\x0b\x32$.sluicegate.v1.Decision.WaitingEntry\x12\r\n\x05model\x18\r \x01(\t\x1a.\n\x0cWaitingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"T\n\x16WatchDecisionsResponse\x12*\n\tdecisions\x18\x01 \x03(\x0b\x32\x17.sluicegate.v1.Decision\x12\x0e\n\x06missed\x18\x02 \x01(\x03\x32\xed\x02\n\x14IntrospectionService\x12N\n\tListPools\x12\x1f.sluicegate.v1.ListPoolsRequest\x1a .sluicegate.v1.ListPoolsResponse\x12T\n\x0bListTenants\x12!.sluicegate.v1.ListTenantsRequest\x1a\".sluicegate.v1.ListTenantsResponse\x12N\n\tListQueue\x12\x1f.sluicegate.v1.ListQueueRequest\x1a .sluicegate.v1.ListQueueResponse\x12_\n\x0eWatchDecisions\x12$.sluicegate.v1.WatchDecisionsRequest\x1a%.sluicegate.v1.WatchDecisionsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sluicegate/v1/introspection_service.proto\x12\rsluicegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluicegate/v1/types.proto\" \n\x10ListPoolsRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\"m\n\x11ListPoolsResponse\x12(\n\x05pools\x18\x01 \x03(\x0b\x32\x19.sluicegate.v1.PoolStatus\x12\x16\n\x0e\x63onfig_version\x18\x02 \x01(\t\x12\x16\n\x0e\x62roker_version\x18\x03 \x01(\t\"\xeb\x01\n\x0bMeterStatus\x12)\n\x08resource\x18\x01 \x01(\x0e\x32\x17.sluicegate.v1.Resource\x12\x16\n\x0ewindow_seconds\x18\x02 \x01(\x01\x12+\n\talgorithm\x18\x03 \x01(\x0e\x32\x18.sluicegate.v1.Algorithm\x12\r\n\x05limit\x18\x04 \x01(\x01\x12\x10\n\x08\x63\x61pacity\x18\x05 \x01(\x01\x12\x11\n\tavailable\x18\x06 \x01(\x01\x12\x10\n\x08reserved\x18\x07 \x01(\x01\x12\x14\n\x0c\x66oreign_rate\x18\x08 \x01(\x01\x12\x10\n\x08observed\x18\t \x01(\x08\"t\n\nTierStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\x12\x17\n\x0ftenants_waiting\x18\x03 \x01(\x05\x12.\n\x0boldest_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf8\x01\n\nPoolStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x08provider\x18\x02 \x01(\x0e\x32\x17.sluicegate.v1.Provider\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12*\n\x06meters\x18\x05 \x03(\x0b\x32\x1a.sluicegate.v1.MeterStatus\x12(\n\x05tiers\x18\x06 \x03(\x0b\x32\x19.sluicegate.v1.TierStatus\x12\x11\n\tin_flight\x18\x07 \x01(\x05\x12\x15\n\rbinding_limit\x18\x08 \x01(\t\x12\x0f\n\x07\x62reaker\x18\t \x01(\t\"K\n\x12ListTenantsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x96\x01\n\x0cTenantStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x05\x12\x0f\n\x07waiting\x18\x04 \x01(\x05\x12\x11\n\tin_flight\x18\x05 \x01(\x05\x12\x0f\n\x07granted\x18\x06 \x01(\x03\x12\x10\n\x08rejected\x18\x07 \x01(\x03\x12\x13\n\x0btokens_used\x18\x08 \x01(\x03\"\\\n\x13ListTenantsResponse\x12,\n\x07tenants\x18\x01 \x03(\x0b\x32\x1b.sluicegate.v1.TenantStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x10ListQueueRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x8c\x02\n\x0bWaitingCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x11\n\ttask_type\x18\x04 \x01(\t\x12\'\n\x07latency\x18\x05 \x01(\x0e\x32\x16.sluicegate.v1.Latency\x12)\n\x06waited\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0epredicted_wait\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\twaits_for\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\x05\x12\x10\n\x08\x63hain_id\x18\n \x01(\t\"W\n\x11ListQueueResponse\x12)\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1a.sluicegate.v1.WaitingCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15WatchDecisionsRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\"\x8d\x03\n\x08\x44\x65\x63ision\x12/\n\x0b\x64\x65\x63ide_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0c\n\x04pool\x18\x05 \x01(\t\x12\x11\n\ttask_type\x18\x06 \x01(\t\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.sluicegate.v1.Outcome\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12)\n\x06waited\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x15\n\rbinding_limit\x18\x0b \x01(\t\x12\x35\n\x07waiting\x18\x0c \x03(\x0b\x32$.sluicegate.v1.Decision.WaitingEntry\x12\r\n\x05model\x18\r \x01(\t\x1a.\n\x0cWaitingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"T\n\x16WatchDecisionsResponse\x12*\n\tdecisions\x18\x01 \x03(\x0b\x32\x17.sluicegate.v1.Decision\x12\x0e\n\x06missed\x18\x02 \x01(\x03\x32\xed\x02\n\x14IntrospectionService\x12N\n\tListPools\x12\x1f.sluicegate.v1.ListPoolsRequest\x1a .sluicegate.v1.ListPoolsResponse\x12T\n\x0bListTenants\x12!.sluicegate.v1.ListTenantsRequest\x1a\".sluicegate.v1.ListTenantsResponse\x12N\n\tListQueue\x12\x1f.sluicegate.v1.ListQueueRequest\x1a .sluicegate.v1.ListQueueResponse\x12_\n\x0eWatchDecisions\x12$.sluicegate.v1.WatchDecisionsRequest\x1a%.sluicegate.v1.WatchDecisionsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,33 +39,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPOOLSREQUEST']._serialized_start=152
   _globals['_LISTPOOLSREQUEST']._serialized_end=184
   _globals['_LISTPOOLSRESPONSE']._serialized_start=186
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=247
-  _globals['_METERSTATUS']._serialized_start=250
-  _globals['_METERSTATUS']._serialized_end=485
-  _globals['_TIERSTATUS']._serialized_start=487
-  _globals['_TIERSTATUS']._serialized_end=603
-  _globals['_POOLSTATUS']._serialized_start=606
-  _globals['_POOLSTATUS']._serialized_end=837
-  _globals['_LISTTENANTSREQUEST']._serialized_start=839
-  _globals['_LISTTENANTSREQUEST']._serialized_end=914
-  _globals['_TENANTSTATUS']._serialized_start=917
-  _globals['_TENANTSTATUS']._serialized_end=1067
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=1069
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=1161
-  _globals['_LISTQUEUEREQUEST']._serialized_start=1163
-  _globals['_LISTQUEUEREQUEST']._serialized_end=1234
-  _globals['_WAITINGCALL']._serialized_start=1237
-  _globals['_WAITINGCALL']._serialized_end=1505
-  _globals['_LISTQUEUERESPONSE']._serialized_start=1507
-  _globals['_LISTQUEUERESPONSE']._serialized_end=1594
-  _globals['_WATCHDECISIONSREQUEST']._serialized_start=1596
-  _globals['_WATCHDECISIONSREQUEST']._serialized_end=1633
-  _globals['_DECISION']._serialized_start=1636
-  _globals['_DECISION']._serialized_end=2033
-  _globals['_DECISION_WAITINGENTRY']._serialized_start=1987
-  _globals['_DECISION_WAITINGENTRY']._serialized_end=2033
-  _globals['_WATCHDECISIONSRESPONSE']._serialized_start=2035
-  _globals['_WATCHDECISIONSRESPONSE']._serialized_end=2119
-  _globals['_INTROSPECTIONSERVICE']._serialized_start=2122
-  _globals['_INTROSPECTIONSERVICE']._serialized_end=2487
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=295
+  _globals['_METERSTATUS']._serialized_start=298
+  _globals['_METERSTATUS']._serialized_end=533
+  _globals['_TIERSTATUS']._serialized_start=535
+  _globals['_TIERSTATUS']._serialized_end=651
+  _globals['_POOLSTATUS']._serialized_start=654
+  _globals['_POOLSTATUS']._serialized_end=902
+  _globals['_LISTTENANTSREQUEST']._serialized_start=904
+  _globals['_LISTTENANTSREQUEST']._serialized_end=979
+  _globals['_TENANTSTATUS']._serialized_start=982
+  _globals['_TENANTSTATUS']._serialized_end=1132
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=1134
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=1226
+  _globals['_LISTQUEUEREQUEST']._serialized_start=1228
+  _globals['_LISTQUEUEREQUEST']._serialized_end=1299
+  _globals['_WAITINGCALL']._serialized_start=1302
+  _globals['_WAITINGCALL']._serialized_end=1570
+  _globals['_LISTQUEUERESPONSE']._serialized_start=1572
+  _globals['_LISTQUEUERESPONSE']._serialized_end=1659
+  _globals['_WATCHDECISIONSREQUEST']._serialized_start=1661
+  _globals['_WATCHDECISIONSREQUEST']._serialized_end=1698
+  _globals['_DECISION']._serialized_start=1701
+  _globals['_DECISION']._serialized_end=2098
+  _globals['_DECISION_WAITINGENTRY']._serialized_start=2052
+  _globals['_DECISION_WAITINGENTRY']._serialized_end=2098
+  _globals['_WATCHDECISIONSRESPONSE']._serialized_start=2100
+  _globals['_WATCHDECISIONSRESPONSE']._serialized_end=2184
+  _globals['_INTROSPECTIONSERVICE']._serialized_start=2187
+  _globals['_INTROSPECTIONSERVICE']._serialized_end=2552
 # @@protoc_insertion_point(module_scope)

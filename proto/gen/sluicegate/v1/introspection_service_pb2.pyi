@@ -46,16 +46,24 @@ class ListPoolsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POOLS_FIELD_NUMBER: _builtins.int
+    CONFIG_VERSION_FIELD_NUMBER: _builtins.int
+    BROKER_VERSION_FIELD_NUMBER: _builtins.int
+    config_version: _builtins.str
+    """The configuration in effect, as ApplyConfig answers it."""
+    broker_version: _builtins.str
+    """The version of the broker's program."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolStatus]: ...
     def __init__(
         self,
         *,
         pools: _abc.Iterable[Global___PoolStatus] | None = ...,
+        config_version: _builtins.str = ...,
+        broker_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_version", b"broker_version", "config_version", b"config_version", "pools", b"pools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -152,11 +160,14 @@ class PoolStatus(_message.Message):
     TIERS_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     BINDING_LIMIT_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     provider: _types_pb2.Provider.ValueType
     endpoint: _builtins.str
     in_flight: _builtins.int
     binding_limit: _builtins.str
+    breaker: _builtins.str
+    """The pool's circuit: closed, open or half-open; empty: not told."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -174,10 +185,11 @@ class PoolStatus(_message.Message):
         tiers: _abc.Iterable[Global___TierStatus] | None = ...,
         in_flight: _builtins.int = ...,
         binding_limit: _builtins.str = ...,
+        breaker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_limit", b"binding_limit", "endpoint", b"endpoint", "in_flight", b"in_flight", "meters", b"meters", "models", b"models", "name", b"name", "provider", b"provider", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_limit", b"binding_limit", "breaker", b"breaker", "endpoint", b"endpoint", "in_flight", b"in_flight", "meters", b"meters", "models", b"models", "name", b"name", "provider", b"provider", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
