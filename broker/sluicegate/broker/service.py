@@ -34,7 +34,7 @@ from sluicegate.wire.words import ErrorClass, Reason
 log = logging.getLogger(__name__)
 
 UNARY = "unary"
-"""The session that all unary calls share; no sidecar may take this session_id."""
+"""The session that all unary calls of one caller share; no sidecar may take this session_id."""
 
 _HELLO_WITHIN = 10.0
 _ABORT_WITHIN = 1.0
@@ -52,10 +52,10 @@ async def refuse(context: Context, refusal: Refusal) -> None:
 
 
 class Waiters:
-    """The unary calls that wait for an answer, by call_id; repeats of one call wait together."""
+    """The unary calls that wait for an answer, by session and call_id; repeats of one call wait together."""
 
     def __init__(self) -> None:
-        self._futures: dict[str, set[asyncio.Future[Answer]]] = {}
+        self._futures: dict[tuple[str, str], set[asyncio.Future[Answer]]] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -63,23 +63,23 @@ class Waiters:
 
     def deliver(self, answer: Answer) -> None:
         if not isinstance(answer, Requeued):
-            for future in self._futures.get(answer.call_id, ()):
+            for future in self._futures.get((answer.session, answer.call_id), ()):
                 if not future.done():
                     future.set_result(answer)
 
-    def add(self, call_id: str) -> asyncio.Future[Answer]:
+    def add(self, session: str, call_id: str) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._futures.setdefault(call_id, set()).add(future)
+        self._futures.setdefault((session, call_id), set()).add(future)
         self._count += 1
         return future
 
-    def remove(self, call_id: str, future: asyncio.Future[Answer]) -> bool:
+    def remove(self, session: str, call_id: str, future: asyncio.Future[Answer]) -> bool:
         """Whether nobody waits for the call any more."""
-        waiting = self._futures[call_id]
+        waiting = self._futures[session, call_id]
         waiting.discard(future)
         self._count -= 1
         if not waiting:
-            del self._futures[call_id]
+            del self._futures[session, call_id]
         return not waiting
 
     def dismiss(self, refusal: Refusal) -> None:
@@ -107,7 +107,6 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         self._sessions = registry
         self._absurd = absurd
         self._stopping = False
-        runtime.attach(UNARY, self.waiters)
 
     # ---- Session
 
@@ -137,7 +136,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
             writer.cancel()
 
         session = sessions.Session(
-            first.hello.session_id,
+            _owned(first.hello.session_id),
             _workload(first.hello.namespace, first.hello.service_account),
             frozenset(first.hello.authenticated_pools),
             hang_up,
@@ -219,7 +218,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
     ) -> pb.AcquireResponse:
         """Waits until the broker answers; a client that goes away is cancelled."""
         who = _workload(request.namespace, request.service_account)
-        event, violations = requests.acquire(request.call, UNARY, who, frozenset())
+        event, violations = requests.acquire(request.call, _owned(UNARY), who, frozenset())
         named = requests.Checked()
         named.text("namespace", request.namespace, requests.MAX_NAME)
         named.text("service_account", request.service_account, requests.MAX_NAME)
@@ -247,25 +246,26 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         raise AssertionError("refuse and deliver let nothing else through")
 
     async def _wait(self, event: events.Acquire) -> Answer:
-        call_id = event.call_id
-        future = self.waiters.add(call_id)
+        call_id, session = event.call_id, event.session
+        future = self.waiters.add(session, call_id)
+        self._runtime.attach(session, self.waiters)
         self._runtime.submit(replace(event, lease=_LEASE))
         try:
             return await future
         except asyncio.CancelledError:
             granted = future.done() and not future.cancelled() and isinstance(future.result(), Granted)
             if granted:
-                self._runtime.submit(events.Settle(call_id, ErrorClass.CANCELLED, dispatched=False))
+                self._runtime.submit(events.Settle(call_id, ErrorClass.CANCELLED, dispatched=False, session=session))
             raise
         finally:
-            if self.waiters.remove(call_id, future) and (future.cancelled() or not future.done()):
-                self._runtime.submit(events.Cancel(call_id))
+            if self.waiters.remove(session, call_id, future) and (future.cancelled() or not future.done()):
+                self._runtime.submit(events.Cancel(call_id, session))
 
     async def Settle(  # noqa: N802
         self, request: pb.SettleRequest, context: Context
     ) -> pb.SettleResponse:
         """Folds in the observation, then settles; says whether the call was outstanding."""
-        call_id = request.settlement.call_id
+        call_id, session = request.settlement.call_id, _owned(UNARY)
         if not call_id or len(call_id) > requests.MAX_ID:
             description = f"must have 1 to {requests.MAX_ID} characters"
             await refuse(context, errors.invalid([Violation("settlement.call_id", description)]))
@@ -274,14 +274,14 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         if request.HasField("observation"):
             observation = requests.observe(request.observation)
             if observation.call_id in ("", call_id):
-                self._runtime.submit(type(observation)(call_id, observation.readings, UNARY))
+                self._runtime.submit(type(observation)(call_id, observation.readings, session))
         done: asyncio.Future[Sequence[Effect]] = asyncio.get_running_loop().create_future()
 
         def then(effects: Sequence[Effect]) -> None:
             if not done.done():
                 done.set_result(effects)
 
-        self._runtime.submit(replace(self._settlement(request.settlement), session=UNARY), then)
+        self._runtime.submit(replace(self._settlement(request.settlement), session=session), then)
         response = pb.SettleResponse()
         for effect in await done:
             if isinstance(effect, Settled) and effect.call_id == call_id:
@@ -295,6 +295,12 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         """Turn unary waiters away; they may ask again elsewhere."""
         self._stopping = True
         self.waiters.dismiss(_stopping())
+
+
+def _owned(session_id: str) -> str:
+    """The session's name in the core: where callers are proven no one can take another's, and so none of its calls."""
+    caller = CALLER.get()
+    return session_id if caller is None else f"{caller}:{session_id}"
 
 
 def _workload(namespace: str, service_account: str) -> Workload:

@@ -10,6 +10,7 @@ lately (so that a repeated acquire gets the same answer), and what each tenant g
                  waiting call    nothing: its answer follows
                  granted call    the same grant again
                  answered call   the same answer again, while it is remembered
+                 another's call  refused, whatever became of that
 
 A repeated answer has no second `Decision`: nothing was decided.
 """
@@ -70,7 +71,7 @@ class Dispatcher:
         self._answers: dict[str, Answer] = {}
         self._seq = 0
         self._leases = Leases()
-        self.strays = 0  # settlements, observations and cancels of another session's calls
+        self.strays = 0  # what sessions said of another session's calls
         self.expired = 0  # grants whose lease ended
         for name, config in snapshot.pools.items():
             self._pools[name] = Pool(config, self._chains, now)
@@ -123,12 +124,17 @@ class Dispatcher:
     def _acquire(self, acquire: Acquire, now: float, out: list[Effect]) -> None:
         held = self._calls.get(acquire.call_id)
         if held is not None:
-            if held[0].grant is not None and held[0].state is State.GRANTED:
+            if held[0].session != acquire.session:
+                self._foreign(acquire, out)
+            elif held[0].grant is not None and held[0].state is State.GRANTED:
                 out.append(held[0].grant)
             return
         answer = self._answers.get(acquire.call_id)
         if answer is not None:
-            out.append(answer)
+            if answer.session != acquire.session:
+                self._foreign(acquire, out)
+            else:
+                out.append(answer)
             return
         self._sessions.setdefault(acquire.session, {})
         call = Call(acquire, now, self._next_seq())
@@ -137,6 +143,12 @@ class Dispatcher:
             self._hold(call, pool)
             pool.offer(call, now, out)
             self._finish(pool, now, out)
+
+    def _foreign(self, acquire: Acquire, out: list[Effect]) -> None:
+        """Refuse an id that is another session's call: its grant is none of this session's business."""
+        self.strays += 1
+        message = f"call_id: {acquire.call_id!r} is another session's call; an id must be unique, such as a random UUID"
+        out.append(Rejected(acquire.call_id, acquire.session, Party("", "", ""), "", Reason.INVALID_REQUEST, message))
 
     def _place(self, call: Call, now: float, out: list[Effect]) -> Pool | None:
         """Resolve a new call; None: it is answered already."""
@@ -226,15 +238,11 @@ class Dispatcher:
     def _attach(self, event: Attach, now: float, out: list[Effect]) -> None:
         acquire = event.acquire
         held = self._calls.get(acquire.call_id)
-        if held is not None:
-            self._sessions.get(held[0].session, {}).pop(acquire.call_id, None)
-            held[0].session = acquire.session
-            self._sessions.setdefault(acquire.session, {})[acquire.call_id] = None
-            if not event.granted and held[0].state is State.GRANTED and held[0].grant is not None:
-                out.append(held[0].grant)
-            return
-        if not event.granted and acquire.call_id in self._answers:
-            out.append(self._answers[acquire.call_id])
+        if held is not None or (not event.granted and acquire.call_id in self._answers):
+            if not event.granted:
+                self._acquire(acquire, now, out)
+            elif held is not None and held[0].session != acquire.session:
+                self.strays += 1
             return
         self._sessions.setdefault(acquire.session, {})
         call = Call(acquire, now - max(0.0, event.age), self._next_seq())

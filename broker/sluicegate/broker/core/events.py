@@ -14,7 +14,8 @@ from sluicegate.wire.words import ErrorClass, Provider
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """A call asks for a slot. A repeat of an outstanding or recently answered call_id gets the same answer.
+    """A call asks for a slot. A repeat of an outstanding or recently answered call_id gets the same answer; one of
+    another session's is refused.
 
     `lease`: seconds after which a grant that was not settled counts as a lost call.
 
