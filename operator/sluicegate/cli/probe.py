@@ -26,9 +26,7 @@ _PAUSE = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("--broker", required=True, help="host:port of the broker")
-    parser.add_argument(
-        "--ca", type=Path, help="PEM file of the authorities to trust; without: plain text"
-    )
+    parser.add_argument("--ca", type=Path, help="PEM file of the authorities to trust; without: plain text")
     parser.add_argument("--token-file", type=Path, help="the ServiceAccount token that proves the caller")
     parser.add_argument("--provider", default=kebab(Provider.OPENAI), help="such as openai (default)")
     parser.add_argument("--model", default="probe", help="a model; one that is in no pool is granted as unmanaged")
