@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 from multidict import CIMultiDict
 
 from sluicegate.sidecar.core.classify import OK, judge
-from sluicegate.sidecar.core.dialects import ALL, UNKNOWN, Speech
+from sluicegate.sidecar.core.dialects import ALL, Speech
 from sluicegate.sidecar.core.headers import Readings, Shown, parse_http_date, read
 from sluicegate.sidecar.core.quota import Ruling
 from sluicegate.wire.words import ErrorClass, Resource
@@ -33,8 +33,8 @@ _ALIASES = {
     "awsbedrock": "bedrock",
     "hf": "huggingface",
     "xai": "xai",
-    "openaicompatible": "",
-    "compatible": "",
+    "openaicompatible": "compatible",
+    "litellm": "compatible",
 }
 _CLASSES = {
     ErrorClass.NONE: "ok",
@@ -109,8 +109,7 @@ def answer(case: Mapping[str, Any]) -> dict[str, Any]:
 def _ruling(speech: Speech, status: int, headers: Mapping[str, str], body: object, event: object) -> Ruling:
     if event is not None:
         for one in event if isinstance(event, list) else [event]:
-            data = one.get("data", one) if isinstance(one, dict) else one
-            ruling = judge(speech, 200, headers, data)
+            ruling = judge(speech, 200, headers, _of_event(one))
             if ruling.error_class is not ErrorClass.NONE:
                 return ruling
         if status < 400:
@@ -118,6 +117,19 @@ def _ruling(speech: Speech, status: int, headers: Mapping[str, str], body: objec
     if status == 0 and body is None:
         return OK
     return judge(speech, status, headers, body)
+
+
+def _of_event(event: object) -> object:
+    """The data of an event; where only the event's name says that it is an error, the name goes with it."""
+    if not isinstance(event, dict) or "data" not in event:
+        return event
+    name, data = event.get("event"), event["data"]
+    if isinstance(name, str) and isinstance(data, dict) and not data.get("error"):
+        if name.endswith("Exception"):
+            return {name: data}
+        if name == "error" and "message" in data:
+            return {"error": data}
+    return data
 
 
 def _answer(speech: Speech, ruling: Ruling, readings: Readings, shown: Mapping[str, Shown]) -> dict[str, Any]:
@@ -149,7 +161,7 @@ def _answer(speech: Speech, ruling: Ruling, readings: Readings, shown: Mapping[s
         "azure_reset_unit": readings.unit or None,
         "query_cost": _number(readings.cost),
         "ignored_headers": readings.ignored or None,
-        "provider": speech.name or "openai-compatible",
+        "provider": speech.name,
     }
     return out | {name: value for name, value in extra.items() if value is not None}
 
@@ -234,10 +246,8 @@ def _speech(value: object) -> Speech:
         raise LineError(f"provider: {json.dumps(value)[:80]} is not allowed; allowed: {known}")
     plain = "".join(character for character in value.lower() if character.isalnum())
     plain = _ALIASES.get(plain, plain)
-    if plain == "":
-        return UNKNOWN
     if plain not in ALL:
-        raise LineError(f"provider: {value[:80]!r} is not known; allowed: {known}, openai-compatible")
+        raise LineError(f"provider: {value[:80]!r} is not known; allowed: {known}")
     return ALL[plain]
 
 
