@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from sluicegate.cli import scene
+from sluicegate.testing.config import EmulatorConfig
 from sluicegate.testing.emulator import Emulator, serve
 
 READY_WITHIN = 30.0
@@ -129,6 +130,21 @@ async def ask(client: openai.AsyncOpenAI) -> Any:
     return await client.chat.completions.create(
         model="gpt-4o", messages=[{"role": "user", "content": "hello"}], max_tokens=5
     )
+
+
+async def test_the_examples_at_an_idle_provider_never_wait(tmp_path: Path) -> None:
+    """Day limits, which no header of OpenAI names, included."""
+    examples = Path(__file__).parents[2] / "examples"
+    async with await serve(EmulatorConfig.from_file(examples / "pools.yaml")) as provider:
+        for file in examples.glob("*.yaml"):
+            text = file.read_text().replace("https://api.openai.com", provider.url)
+            (tmp_path / file.name).write_text(text.replace("https://api.anthropic.com", provider.url))
+        async with up(tmp_path) as (_, ready), chat_client(ready, "acme/acme") as client:
+            for _ in range(8):
+                raw = await client.chat.completions.with_raw_response.create(
+                    model="gpt-4o", messages=[{"role": "user", "content": "hello"}], max_tokens=5
+                )
+                assert int(raw.headers["x-sluicegate-wait-ms"]) < 500
 
 
 async def test_a_folder_that_does_not_exist_is_said_at_once(tmp_path: Path) -> None:

@@ -543,3 +543,64 @@ def test_status_and_repr():
     assert "1 outstanding" in repr(budget)
     assert "tokens/1m: <Bucket 4000 of 60000, 1000 reserved>" in repr(budget)
     assert budget.rates(0.0) == {REQUESTS: 10, TOKENS: 1000}
+
+
+# ---- what no header ever names
+
+
+def served(budget: Budget, name: str, now: float, readings: tuple[MeterReading, ...] = ()) -> None:
+    """One small call that succeeds."""
+    budget.reserve(name, call(10), now)
+    if readings:
+        budget.observe(name, readings, now)
+    budget.settle(name, dispatched=True, usage=Usage(5, 5), now=now)
+
+
+def with_a_day(now: float = 0.0) -> Budget:
+    day = limit(Resource.REQUESTS, 10_000, DAY)
+    return Budget(pool(limit(Resource.REQUESTS, 500), limit(Resource.TOKENS, 30_000), day), now)
+
+
+REQUESTS_A_DAY = MeterKey(Resource.REQUESTS, DAY)
+
+
+def test_a_days_limit_holds_what_is_declared_less_our_own_calls():
+    budget = with_a_day()
+    minute = MeterReading(Resource.REQUESTS, None, 500, 499, 500, 0.12)
+    for n in range(30):
+        assert budget.lack(call(10), n * 1.0) is None
+        served(budget, f"c{n}", n * 1.0, (minute,))
+    assert budget.available(30.0)[REQUESTS_A_DAY] == pytest.approx(9_970 + 30 * 10_000 / DAY, abs=0.2)
+
+
+def test_after_a_restart_a_header_or_a_429_corrects_the_days_limit():
+    told = with_a_day()
+    served(told, "a", 0.0, (MeterReading(Resource.REQUESTS, DAY, 10_000, 3, 4, None),))
+    assert told.available(0.0)[REQUESTS_A_DAY] <= 4
+
+    refused = with_a_day()
+    refused.reserve("a", call(10), 0.0)
+    ready = refused.reject("a", QuotaRejection(Resource.REQUESTS, DAY, 8.64), 0.0)
+    assert ready == pytest.approx(8.64, abs=0.01)
+    assert refused.available(0.0)[REQUESTS_A_DAY] == 0
+    day = next(meter for meter in refused.status(0.0) if meter.key == REQUESTS_A_DAY)
+    assert day.pile == 10_000  # what it may hold again one day has not shrunk
+
+
+def test_a_meter_that_no_answer_names_is_believed_after_some():
+    budget = openai()
+    for n in range(4):
+        served(budget, f"c{n}", 0.0)
+    assert budget.available(0.0)[TOKENS] == 960
+    served(budget, "c4", 0.0)
+    assert budget.available(0.0) == {REQUESTS: 575, TOKENS: 57_950}  # two seconds' worth stay untouched
+
+
+def test_a_meter_that_a_429_or_a_header_named_is_not_believed_blindly():
+    budget = openai()
+    budget.reserve("refused", call(10), 0.0)
+    budget.reject("refused", QuotaRejection(Resource.TOKENS, 60.0, 1.0), 0.0)
+    for n in range(9):
+        served(budget, f"c{n}", 2.0 + n, (MeterReading(Resource.REQUESTS, 60.0, 600, 40, 41, None),))
+    assert budget.available(11.0)[TOKENS] < 15_000
+    assert budget.available(11.0)[REQUESTS] <= 41

@@ -3,6 +3,11 @@
 
 `remaining + reset x rate` tells that size, which is not the limit: headroom and burst are shares of it.
 
+How full a bucket is before anything was observed nobody knows. One of at most an hour counts as just emptied: it starts
+with a second of the rate, and where answers come and no header ever names it, it is believed to be as declared after
+some. One of a day starts as declared: a second of its rate is less than a call, and it would stay unobserved, since
+providers' headers speak of the minute. A header or a quota 429 corrects both.
+
 A quota 429 while there was plenty means enforcement over shorter slices than headers admit: the size that we let pile
 up then shrinks by rungs (10 s of the rate, 1 s, one call) and figures no longer lift the account. That is for good, and
 survives another configuration: what it costs is bursts, not rate, and forgetting it would cost a 429 each time.
@@ -18,6 +23,9 @@ from sluicegate.broker.core.meter import OVERTAKING, Interval, Meter, Terms
 from sluicegate.broker.core.reckoning import Drawn, InStep
 from sluicegate.wire.words import Algorithm, LearnLimits, Resource
 
+_LONG = 3600.0  # seconds: beyond, a bucket starts full
+_ANSWERS = 5  # that never named it, after which a bucket is believed
+_UNSEEN = 2.0  # seconds of the rate that are left alone where nothing will ever correct us
 _SLACK = 0.5  # seconds of the rate that reckoning by the times of dispatch may be off
 
 
@@ -35,7 +43,10 @@ class Bucket(Meter):
         self._rung_at = now
         self._drawn = Drawn()
         self._in_step = InStep()
-        self._balance = min(self._capacity, self._floor(self.rate))
+        long = self.key.window > _LONG
+        self._balance = self.size if long else min(self.size, self._floor(self.rate))
+        self._withheld = self.size - self._balance  # what it would hold more had it started full
+        self._unnamed = 0
 
     def _floor(self, amount: float) -> float:
         return max(1.0, amount) if self.key.resource is Resource.REQUESTS else amount
@@ -62,7 +73,16 @@ class Bucket(Meter):
         if now <= self._at:
             return
         self._balance = min(self.size, self._balance + self.refill(now) * (now - self._at))
+        self._withheld = min(self._withheld, self.size - self._balance)
         self._at = now
+
+    def served(self, now: float) -> None:
+        if self.observed or self.refused:
+            return
+        self._unnamed += 1
+        if self._unnamed == _ANSWERS:
+            self.advance(now)
+            self._lift(min(self.size, self._balance + max(0.0, self._withheld - _UNSEEN * self.rate)), now)
 
     def _ready_at(self, need: float, now: float) -> float:
         return now + (need - self._balance) / self.refill(now)
@@ -140,7 +160,7 @@ class Bucket(Meter):
         self.foreign.rejected(max(charge, self.quantum), self.capacity, now)
 
     def _plenty(self, charge: float, dispatched: float) -> bool:
-        if self.terms.on_completion or charge <= 0:
+        if self.terms.on_completion or charge <= 0 or (self.key.window > _LONG and not self.observed):
             return False
         if self._last is not None and self._last[0] == dispatched:
             return self._last[1].low >= charge

@@ -208,6 +208,8 @@ class Budget:
         )
         for key, meter in self._meters.items():
             meter.settle(call.charge.of(key.resource), final.of(key.resource), call.answered, now)
+            if usage is not None:
+                meter.served(now)
         return final
 
     def reject(self, call_id: str, rejection: QuotaRejection, now: float) -> float:

@@ -186,6 +186,10 @@ class Meter(ABC):
         if not self.terms.on_completion:
             self.history.answer(charge, now)
 
+    def served(self, now: float) -> None:
+        """The pool answered a call, whatever its headers named."""
+        self.advance(now)
+
     def settle(self, charge: float, final: float, answered: bool, now: float) -> None:
         """The call ended; the provider charged `final` of the granted `charge`."""
         self.advance(now)
