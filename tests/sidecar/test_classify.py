@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.sidecar.core.classify import DAY, classify, classify_stream_error
+from sluicegate.sidecar.core.classify import classify, classify_stream_error
+from sluicegate.sidecar.core.dialects.api import DAY
 from sluicegate.wire.words import ErrorClass, Provider, Resource
 
 TPM = "Rate limit reached for gpt-4 in organization org-x on tokens per min (TPM): Limit {}, Used {}, Requested {}."

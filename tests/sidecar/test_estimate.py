@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sluicegate.sidecar.core.estimate import estimate, prompt_of
 from sluicegate.sidecar.core.estimate.images import anthropic_image, gemini_image, openai_image, size_of
-from sluicegate.sidecar.core.estimate.models import CL100K, HARMONY, O200K, encoding_of
+from sluicegate.sidecar.core.estimate.models import CL100K, O200K, encoding_of
 from sluicegate.sidecar.core.providers import ANTHROPIC, OPENAI, table_of
 from sluicegate.sidecar.tokenizer import Tokenizer, load_encoding
 from sluicegate.wire.words import Provider
@@ -52,7 +52,7 @@ def user(content: object, **more: object) -> dict[str, object]:
         ("text-embedding-3-small", CL100K),
         ("gpt-6-something", O200K),
         ("ft:gpt-3.5-turbo:org", CL100K),
-        ("openai/gpt-oss-20b", HARMONY),
+        ("openai/gpt-oss-20b", O200K),
         ("", O200K),
     ],
 )

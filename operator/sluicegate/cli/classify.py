@@ -134,12 +134,16 @@ def _of_event(event: object) -> object:
 
 def _answer(speech: Speech, ruling: Ruling, readings: Readings, shown: Mapping[str, Shown]) -> dict[str, Any]:
     quota = ruling.error_class is ErrorClass.QUOTA
-    failed = ruling.error_class is not ErrorClass.NONE
+    google_day = quota and speech.google and _class(ruling) == "quota_daily"
+    # On a success a hint means something else; where no wait helps, or a day's quota is told to come back in
+    # seconds, it is wrong.
+    helpless = ruling.error_class in (ErrorClass.NONE, ErrorClass.BILLING) or ruling.never_fits or google_day
+    believed = not helpless
     out: dict[str, Any] = {
         "class": _class(ruling),
         "limit_dimension": _dimension(ruling) if quota else "none",
-        "retry_after_s": ruling.hint if failed else None,
-        "retry_after_from": ruling.hint_from or None if failed else None,
+        "retry_after_s": _number(ruling.hint) if believed else None,
+        "retry_after_from": ruling.hint_from or None if believed else None,
     }
     for label in ("requests", "tokens", "input_tokens", "output_tokens", "tokens_month"):
         entry = shown.get(label)
@@ -153,6 +157,7 @@ def _answer(speech: Speech, ruling: Ruling, readings: Readings, shown: Mapping[s
         "limit": _number(ruling.limit),
         "used": _number(ruling.used),
         "requested": _number(ruling.requested),
+        "hint_s": None if believed else _number(ruling.hint),
         "retry_info_s": _number(ruling.body_hint),
         "safe_wait_s": _number(ruling.wait),
         "reset_at": ruling.reset_at or None,

@@ -31,12 +31,12 @@ from sluicegate.sidecar.relay import Body, ClientGoneError, Kept, decoder_for, f
 from sluicegate.sidecar.services import Services
 from sluicegate.sidecar.trimming import Size, trim
 from sluicegate.sidecar.upstream import UpstreamError, UpstreamResponse
-from sluicegate.sidecar.way import way_of
+from sluicegate.sidecar.way import Way, way_of
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
 from sluicegate.wire.values import Estimate
-from sluicegate.wire.words import ErrorClass, Provider, Reason
+from sluicegate.wire.words import ErrorClass, Reason
 
 _MAX_ERROR_BODY = 1024 * 1024
 EMBEDS = (Wire.EMBEDDINGS, Wire.EMBED)
@@ -164,22 +164,20 @@ class Call:
             books.count_fault(provider.value, problem.fault)
             return Failure(_NETWORK, problem.dispatched, message=str(problem))
         try:
-            return await self._receive(grant, provider, upstream, way.hides)
+            return await self._receive(grant, way, upstream)
         finally:
             upstream.close()
 
-    async def _receive(
-        self, grant: pb.Grant, provider: Provider, upstream: UpstreamResponse, hides: bool
-    ) -> web.StreamResponse | Failure:
-        books = self._books
-        readings = read_meters(provider, upstream.headers)
+    async def _receive(self, grant: pb.Grant, way: Way, upstream: UpstreamResponse) -> web.StreamResponse | Failure:
+        books, provider, hides = self._books, way.provider, way.hides
+        readings = read_meters(provider, upstream.headers, way.dialect)
         if readings.ignored:
             self._s.metrics.ignored_headers.labels(provider.value).inc(readings.ignored)
         if readings.meters and grant.pool:
             self._s.broker.observe(books.call_id, readings.meters)
         headers = backward_headers(upstream.headers)
         if upstream.status >= 400:
-            return await self._failed(grant, provider, upstream, headers)
+            return await self._failed(grant, way, upstream, headers)
         content_type = headers.get("content-type", "")
         decoder = None
         coding = headers.get("content-encoding", "identity")
@@ -196,23 +194,23 @@ class Call:
             books.count_fault(provider.value, problem.fault)
             return Failure(_NETWORK, True, message=str(problem))
         if isinstance(reader, STREAMS) and reader.error is not None:
-            verdict = classify_stream_error(provider, upstream.headers, reader.error)
+            verdict = classify_stream_error(provider, upstream.headers, reader.error, way.dialect)
             if verdict.retriable and grant.pool:
                 if alters:
                     headers.popall("content-encoding", None)
                 return Failure(verdict, True, upstream.status, headers, first)
-        return await self._pass_on(grant, provider, upstream, headers, first, body)
+        return await self._pass_on(grant, way, upstream, headers, first, body)
 
     async def _pass_on(
         self,
         grant: pb.Grant,
-        provider: Provider,
+        way: Way,
         upstream: UpstreamResponse,
         headers: CIMultiDict[str],
         first: bytes,
         body: Body,
     ) -> web.StreamResponse:
-        books = self._books
+        books, provider = self._books, way.provider
         books.plan.advance(Step.ACCEPTED)
         books.explain(headers, grant)
         managed = bool(grant.pool) and upstream.status == 200 and body.decoder is None
@@ -226,7 +224,7 @@ class Call:
         verdict = SUCCESS
         reader = body.reader
         if reader.error is not None:
-            verdict = classify_stream_error(provider, upstream.headers, reader.error)
+            verdict = classify_stream_error(provider, upstream.headers, reader.error, way.dialect)
             books.count_fault(provider.value, "error_in_body")
         elif not reader.finished:
             verdict = _NETWORK
@@ -242,9 +240,9 @@ class Call:
         return response
 
     async def _failed(
-        self, grant: pb.Grant, provider: Provider, upstream: UpstreamResponse, headers: CIMultiDict[str]
+        self, grant: pb.Grant, way: Way, upstream: UpstreamResponse, headers: CIMultiDict[str]
     ) -> web.StreamResponse | Failure:
-        data = bytearray()
+        data, provider = bytearray(), way.provider
         try:
             while len(data) <= _MAX_ERROR_BODY and (chunk := await upstream.next_chunk()):
                 data += chunk
@@ -254,7 +252,7 @@ class Call:
             parsed = orjson.loads(data)
         except orjson.JSONDecodeError:
             parsed = None
-        verdict = classify(provider, upstream.status, upstream.headers, parsed)
+        verdict = classify(provider, upstream.status, upstream.headers, parsed, way.dialect)
         headers.popall("content-length", None)
         failure = Failure(verdict, True, upstream.status, headers, bytes(data))
         if verdict.retriable and grant.pool:

@@ -29,11 +29,11 @@ from sluicegate.sidecar.relay import decoder_for
 from sluicegate.sidecar.services import Services
 from sluicegate.sidecar.trimming import Size
 from sluicegate.sidecar.upstream import UpstreamError, UpstreamResponse
-from sluicegate.sidecar.way import way_of
+from sluicegate.sidecar.way import Way, way_of
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
-from sluicegate.wire.words import ErrorClass, Provider, Reason
+from sluicegate.wire.words import ErrorClass, Reason
 
 AT_ONCE = 4
 _MAX_ANSWER = 256 * 1024 * 1024
@@ -188,7 +188,7 @@ class Parts:
             books.count_fault(provider.value, problem.fault)
             return Failure(_NETWORK, problem.dispatched, message=str(problem))
         try:
-            return await self._receive(inbound, books, grant, provider, upstream)
+            return await self._receive(inbound, books, grant, way, upstream)
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
             return Failure(_NETWORK, True, message=str(problem))
@@ -196,9 +196,10 @@ class Parts:
             upstream.close()
 
     async def _receive(
-        self, inbound: Inbound, books: Books, grant: pb.Grant, provider: Provider, upstream: UpstreamResponse
+        self, inbound: Inbound, books: Books, grant: pb.Grant, way: Way, upstream: UpstreamResponse
     ) -> Answer | Failure:
-        readings = read_meters(provider, upstream.headers)
+        provider = way.provider
+        readings = read_meters(provider, upstream.headers, way.dialect)
         if readings.meters and grant.pool:
             self._s.broker.observe(books.call_id, readings.meters)
         headers = backward_headers(upstream.headers)
@@ -214,7 +215,7 @@ class Parts:
                 parsed = orjson.loads(data)
             except orjson.JSONDecodeError:
                 parsed = None
-            verdict = classify(provider, upstream.status, upstream.headers, parsed)
+            verdict = classify(provider, upstream.status, upstream.headers, parsed, way.dialect)
             failure = Failure(verdict, True, upstream.status, headers, data)
             if verdict.retriable and grant.pool:
                 return failure

@@ -31,6 +31,7 @@ Key = tuple[str, ...]
 @dataclass(slots=True)
 class _Record:
     calls: int = 0
+    inputs: int = 0  # of them those whose input was not exact
     estimated: float = 0.0
     real: float = 0.0
     answers: deque[int] = field(default_factory=lambda: deque[int](maxlen=_ANSWERS))
@@ -41,12 +42,12 @@ class _Record:
         return min(_MOST, max(_LEAST, self.real / self.estimated)) if self.estimated > 0 else 1.0
 
     def input(self, estimated: int, real: int) -> None:
-        if self.calls >= _ENOUGH:
+        if self.inputs >= _ENOUGH:
             around = estimated * self.factor
             real = min(max(real, int(around / _OUTLIER)), math.ceil(around * _OUTLIER))
         self.estimated = self.estimated * _DECAY + estimated
         self.real = self.real * _DECAY + real
-        self.calls += 1
+        self.inputs += 1
 
     def output(self, answer: int) -> None:
         self.answers.append(answer)
@@ -68,13 +69,13 @@ class Calibration:
     def correct(self, estimate: Estimate, pool: str, model: str, task_type: str) -> Estimate:
         """`estimate` as such calls turned out to be; itself while nothing is known. Output stays within its cap."""
         factor, output = 1.0, estimate.output_tokens
-        known = self._known(pool, model, task_type)
-        if known is not None:
-            factor = 1.0 if estimate.exact else known.factor
-            if known.answers and output > 0:
-                output = known.expected
-                if estimate.max_output_tokens is not None:
-                    output = min(output, estimate.max_output_tokens)
+        records = [record for key in _keys(pool, model, task_type) if (record := self._records.get(key)) is not None]
+        if not estimate.exact:
+            factor = next((record.factor for record in records if record.inputs >= _ENOUGH), 1.0)
+        if output > 0:
+            output = next((record.expected for record in records if len(record.answers) >= _ENOUGH), output)
+            if estimate.max_output_tokens is not None:
+                output = min(output, estimate.max_output_tokens)
         if factor == 1.0 and output == estimate.output_tokens:
             return estimate
         return replace(
@@ -96,17 +97,11 @@ class Calibration:
                     self._records.popitem(last=False)
             else:
                 self._records.move_to_end(key)
-            if estimate.input_tokens > 0 and usage.input_tokens > 0:
+            record.calls += 1
+            if not estimate.exact and estimate.input_tokens > 0 and usage.input_tokens > 0:
                 record.input(estimate.input_tokens, usage.input_tokens)
             if estimate.output_tokens > 0:
                 record.output(answer)
-
-    def _known(self, pool: str, model: str, task_type: str) -> _Record | None:
-        for key in _keys(pool, model, task_type):
-            record = self._records.get(key)
-            if record is not None and record.calls >= _ENOUGH:
-                return record
-        return None
 
 
 def _keys(pool: str, model: str, task_type: str) -> tuple[Key, Key, Key]:

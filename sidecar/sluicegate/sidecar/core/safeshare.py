@@ -37,7 +37,7 @@ class _Account:
 
 def cost(resource: Resource, estimate: Estimate) -> float:
     """What a call takes of one meter, on the safe side: the cap where the request sets one."""
-    output = estimate.output_tokens
+    output = estimate.output_tokens * estimate.choices
     if estimate.max_output_tokens is not None:
         output = max(output, estimate.max_output_tokens * estimate.choices)
     match resource:

@@ -4,7 +4,7 @@
 Encodings: tiktoken 0.14 `model.py`. Chat overhead `3 + sum(3 + role + content [+ 1 + name])`: exact in 712 of 712
 recorded text-only calls of gpt-3.5 to gpt-4.5, one too high in all 22 of gpt-5 and o3-mini. Search models differ by 7
 to 11, o1, o3 and o4 were not measured: an upper bound. A name that tiktoken does not know (an Azure deployment's, a
-later model's) counts as o200k_base.
+later model's) counts as o200k_base; so do gpt-oss models, whose o200k_harmony differs in special tokens alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from sluicegate.wire.words import Provider
 
 O200K = "o200k_base"
 CL100K = "cl100k_base"
-HARMONY = "o200k_harmony"
 
 _CL100K_PREFIXES = (
     "gpt-4-",
@@ -53,8 +52,6 @@ def plain(model: str) -> str:
 
 def encoding_of(model: str) -> str:
     """The name of tiktoken's encoding for an OpenAI model; o200k_base for names that tiktoken does not know."""
-    if plain(model).startswith("gpt-oss-"):
-        return HARMONY
     if model == "gpt-4" or model.startswith(_CL100K_PREFIXES):
         return CL100K
     return O200K

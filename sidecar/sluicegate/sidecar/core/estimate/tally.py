@@ -60,7 +60,8 @@ def as_dict(value: object) -> dict[str, Any]:
 
 def as_list(value: object) -> list[Any]:
     """`value`, or an empty one for what is no array."""
-    return value if isinstance(value, list) else []
+    items: list[Any] = value if isinstance(value, list) else []
+    return items
 
 
 def whole(value: object, lowest: int, highest: int) -> int | None:

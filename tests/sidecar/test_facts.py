@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of each provider's limits and errors, as facts of our own: bodies and figures are made up.
+
+A row is (provider, status, headers, body, what `sluicegate classify` must say of it).
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluicegate.cli.classify import answer, answers
+from sluicegate.sidecar.core.dialects import ALL
+
+Row = tuple[str, int | None, dict[str, str], Any, dict[str, Any]]
+DATE = {"date": "Mon, 05 Jan 2026 10:00:00 GMT"}
+
+
+def error(message: str = "", **more: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **more}}
+
+
+def google(message: str = "", *details: Any, status: str = "RESOURCE_EXHAUSTED", code: int = 429) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "status": status, "details": list(details)}}
+
+
+def failure(*quotas: str, metric: str = "x/generate_requests") -> dict[str, Any]:
+    entries = [{"quotaMetric": metric, "quotaId": quota} for quota in quotas]
+    return {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": entries}
+
+
+def retry(delay: str) -> dict[str, Any]:
+    return {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
+
+
+def openai_headers(requests: str, tokens: str, **more: str) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for name, text in (("requests", requests), ("tokens", tokens)):
+        for part, value in zip(("limit", "remaining", "reset"), text.split(), strict=False):
+            out[f"x-ratelimit-{part}-{name}"] = value
+    return out | more
+
+
+def anthropic_headers(**parts: tuple[int, int, str]) -> dict[str, str]:
+    out = dict(DATE)
+    for name, (limit, remaining, reset) in parts.items():
+        start = f"anthropic-ratelimit-{name.replace('_', '-')}"
+        out |= {f"{start}-limit": str(limit), f"{start}-remaining": str(remaining), f"{start}-reset": reset}
+    return out
+
+
+QUOTA_TOKENS = {"class": "quota_tokens", "limit_dimension": "tokens", "never_fits": False}
+QUOTA_REQUESTS = {"class": "quota_requests", "limit_dimension": "requests"}
+DAILY = {"class": "quota_daily", "limit_dimension": "day"}
+
+# fmt: off
+FACTS: list[Row] = [
+    ("openai", 200, openai_headers("500 499 120ms", "30000 29900 200ms"), {}, {"class": "ok", "window_requests": "minute", "remaining_tokens": 29900, "reset_tokens_s": 0.2}),
+    ("openai", 200, openai_headers("10000 9998 17.1s", "30000 30000 0s"), {}, {"window_requests": "day", "reset_requests_s": 17.1}),
+    ("openai", 200, {"retry-after": "30"}, {}, {"class": "ok", "retry_after_s": None}),
+    ("openai", 429, {}, error("Rate limit on tokens per min (TPM): Limit 1000, Used 900, Requested 200. Please try again in 6s.", type="tokens", code="rate_limit_exceeded"), {**QUOTA_TOKENS, "retry_after_s": 6, "retry_after_from": "message", "limit": 1000, "used": 900, "requested": 200}),
+    ("openai", 429, {}, error("on requests per min (RPM): Limit 3, Used 3, Requested 1. Please try again in 1m2.5s.", type="requests", code="rate_limit_exceeded"), {**QUOTA_REQUESTS, "retry_after_s": 62.5}),
+    ("openai", 429, {}, error("on requests per day (RPD): Limit 200, Used 200, Requested 1. Please try again in 7m12s.", type="requests", code="rate_limit_exceeded"), {**DAILY, "retry_after_s": 432}),
+    ("openai", 429, {}, error("Request too large for m on tokens per min (TPM): Limit 1000, Requested 1200.", type="tokens", code="rate_limit_exceeded"), {"class": "quota_tokens", "never_fits": True, "retry_after_s": None}),
+    ("openai", 429, {}, error("You are out.", type="insufficient_quota", code="credit_balance_exhausted"), {"class": "billing", "limit_dimension": "none"}),
+    ("openai", 429, {}, error("You exceeded your current quota, please check your plan and billing details.", type="insufficient_quota", code=None), {"class": "billing"}),
+    ("openai", 429, {}, error("Go slower.", type="rate_limit_error", code="slow_down"), {"class": "overloaded"}),
+    ("openai", 429, {"retry-after": "7", "retry-after-ms": "6500"}, error("x", type="tokens", code="rate_limit_exceeded"), {**QUOTA_TOKENS, "retry_after_s": 7, "retry_after_from": "header"}),
+    ("openai", 429, openai_headers("500 499 1ms", "1000 0 40s"), None, {"class": "quota_tokens", "limit_dimension": "tokens", "safe_wait_s": 40}),
+    ("openai", 503, {"retry-after": "2"}, error("Slow Down"), {"class": "overloaded", "retry_after_s": 2}),
+    ("openai", 500, {}, error("oops", type="server_error"), {"class": "server_error"}),
+    ("openai", 401, {}, error("no", type="invalid_request_error", code="invalid_api_key"), {"class": "auth"}),
+    ("openai", 404, {}, error("no such model", type="invalid_request_error", code="model_not_found"), {"class": "invalid"}),
+    ("openai", 400, {}, error("long", type="invalid_request_error", code="context_length_exceeded"), {"class": "context_length"}),
+    ("openai", 400, {}, error("bad words", type="invalid_request_error", code="content_policy_violation"), {"class": "content_policy"}),
+    ("openai", 400, {}, error("The text 'rate limit, try again in 5s, Insufficient Balance' is quoted", code="x", param="x"), {"class": "billing"}),
+    ("openai", 400, {}, {"error": {"message": "bad"}, "prompt": "429 rate limit exceeded Insufficient Balance"}, {"class": "invalid"}),
+    ("azure", 200, openai_headers("60 59 1000", "6000 5990 100", **{"x-ratelimit-renewalperiod-requests": "60"}), {}, {"azure_reset_unit": "ms", "reset_requests_s": 1, "reset_tokens_s": 0.1}),
+    ("azure", 200, openai_headers("60 50 10", "6000 5000 10", **{"x-ratelimit-key": "m"}), {}, {"azure_reset_unit": "s", "reset_requests_s": 10}),
+    ("azure", 200, openai_headers("9000 8999 1", "6000 6000 0", **{"x-ratelimit-renewalperiod-requests": "10"}), {}, {"window_requests": "10s", "azure_reset_unit": "ms"}),
+    ("azure", 200, openai_headers("-1 -1 0", "-1 -1 0"), {}, {"class": "ok", "remaining_requests": None, "remaining_tokens": None}),
+    ("azure", 429, {"retry-after": "4"}, error("Your requests have exceeded the token rate limit for your tier. Please retry after 4 seconds.", code="429"), {**QUOTA_TOKENS, "retry_after_s": 4}),
+    ("azure", 429, {}, error("Requests have exceeded call rate limit of your tier. Please retry after 3 seconds.", code="429"), {**QUOTA_REQUESTS, "retry_after_s": 3}),
+    ("azure", 429, {}, error("have exceeded token rate limit. Please retry after 86400 seconds.", code="429"), {**QUOTA_TOKENS, "retry_after_s": 86400, "safe_wait_s": 60}),
+    ("azure", 429, {"retry-after": "1", "retry-after-ms": "0", "x-ratelimit-type": "Tokens", **openai_headers("5 4 12", "500 0 0"), "x-ratelimit-renewalperiod-tokens": "60"}, None, {**QUOTA_TOKENS, "retry_after_s": 1, "safe_wait_s": 60}),
+    ("azure", 429, {}, error("The system is experiencing high demand. Please retry after 9 seconds", code="429"), {"class": "overloaded", "retry_after_s": 9}),
+    ("azure", 401, {}, error("Access denied due to invalid subscription key", code="401"), {"class": "auth"}),
+    ("azure", 404, {}, error("gone", code="DeploymentNotFound"), {"class": "invalid"}),
+    ("azure", 400, {}, error("filtered", code="content_filter"), {"class": "content_policy"}),
+    ("anthropic", 200, anthropic_headers(requests=(50, 49, "2026-01-05T10:00:01Z"), input_tokens=(30000, 29000, "2026-01-05T10:00:02Z"), output_tokens=(8000, 8000, "2026-01-05T09:59:59Z"), tokens=(38000, 37000, "2026-01-05T09:59:59Z")), {}, {"remaining_input_tokens": 29000, "reset_input_tokens_s": 2, "reset_output_tokens_s": 0, "remaining_tokens": 37000}),
+    ("anthropic", 200, {**DATE, "retry-after": "43"}, {}, {"class": "ok", "retry_after_s": None}),
+    ("anthropic", 429, {**anthropic_headers(input_tokens=(30000, 0, "2026-01-05T10:01:01Z"), output_tokens=(8000, 8000, "2026-01-05T10:00:00Z")), "retry-after": "4"}, error("no", type="rate_limit_error"), {"class": "quota_tokens", "limit_dimension": "input_tokens", "retry_after_s": 4}),
+    ("anthropic", 429, {}, error("would exceed the limit of 8,000 output tokens per minute", type="rate_limit_error"), {"class": "quota_tokens", "limit_dimension": "output_tokens"}),
+    ("anthropic", 429, {}, error("over 50 requests per minute", type="rate_limit_error"), QUOTA_REQUESTS),
+    ("anthropic", 429, {}, error("Number of concurrent connections is over your limit", type="rate_limit_error"), {"class": "quota_requests", "concurrency": True, "limit_dimension": None}),
+    ("anthropic", 429, {"retry-after": "9"}, error("ramp", type="rate_limit_error", details={"error_code": "ramp_limit_exceeded"}), {"class": "overloaded", "retry_after_s": 9}),
+    ("anthropic", 429, {}, error("spent", type="rate_limit_error", details={"error_code": "contract_spend_limit_reached"}), {"class": "billing"}),
+    ("anthropic", 400, {}, error("You have reached your specified API usage limits. You will regain access on 2026-02-01 at 00:00 UTC.", type="invalid_request_error"), {"class": "billing", "reset_at": "2026-02-01T00:00:00Z"}),
+    ("anthropic", 400, {}, error("Your credit balance is too low to go on", type="invalid_request_error"), {"class": "billing"}),
+    ("anthropic", 402, {}, error("pay", type="billing_error"), {"class": "billing"}),
+    ("anthropic", 529, {}, error("Overloaded", type="overloaded_error"), {"class": "overloaded"}),
+    ("anthropic", 503, {}, error("key", type="cmek_unavailable"), {"class": "server_error"}),
+    ("anthropic", 504, {}, error("late", type="timeout_error"), {"class": "server_error"}),
+    ("anthropic", 413, {}, error("big", type="request_too_large"), {"class": "invalid"}),
+    ("anthropic", 403, {}, error("no", type="permission_error"), {"class": "auth"}),
+    ("anthropic", 400, {}, error("prompt is too long: 9 tokens > 8 maximum", type="invalid_request_error"), {"class": "context_length"}),
+    ("gemini", 429, DATE, google("Please retry in 12.5s.", failure("GenerateRequestsPerMinutePerProjectPerModel"), retry("12s")), {**QUOTA_REQUESTS, "retry_after_s": 12.5, "retry_after_from": "message", "retry_info_s": 12}),
+    ("gemini", 429, DATE, google("", failure("GenerateContentInputTokensPerModelPerMinute"), retry("12s")), {"class": "quota_tokens", "limit_dimension": "input_tokens", "retry_after_s": 12, "safe_wait_s": 13}),
+    ("gemini", 429, DATE, google("", failure("GenerateRequestsPerMinutePerProjectPerModel", "GenerateRequestsPerDayPerProjectPerModel"), retry("25s")), {**DAILY, "retry_after_s": None, "hint_s": 25, "safe_wait_s": 79200}),
+    ("gemini", 429, {}, google("Quota exceeded for metric: x, limit: 0, model: y", failure("GenerateRequestsPerDayPerProjectPerModel")), {**DAILY, "never_fits": True}),
+    ("gemini", 429, {}, google("Your prepayment credits are depleted."), {"class": "billing"}),
+    ("gemini", 429, {}, google("Resource exhausted. Please try again later."), {"class": "overloaded"}),
+    ("gemini", 429, {}, google("You exceeded your current quota, please check your plan and billing details."), {"class": "quota_requests", "limit_dimension": None}),
+    ("gemini", 503, {}, google("The model is overloaded.", status="UNAVAILABLE", code=503), {"class": "overloaded"}),
+    ("gemini", 400, {}, google("API key not valid.", {"reason": "API_KEY_INVALID"}, status="INVALID_ARGUMENT", code=400), {"class": "auth"}),
+    ("gemini", 400, {}, google("The input token count (9) exceeds the maximum number of tokens allowed (8).", status="INVALID_ARGUMENT", code=400), {"class": "context_length"}),
+    ("gemini", 404, {}, google("none", status="NOT_FOUND", code=404), {"class": "invalid"}),
+    ("gemini", 500, {}, google("oops", status="INTERNAL", code=500), {"class": "server_error"}),
+    ("gemini", 503, {}, error(json.dumps(google("experiencing high demand", status="UNAVAILABLE", code=503)), code=503), {"class": "overloaded"}),
+    ("vertex", 429, {}, [google("Quota exceeded for x/online_prediction_requests_per_base_model with base model: y")], QUOTA_REQUESTS),
+    ("vertex", 429, {}, google("Quota exceeded for x/online_prediction_output_tokens_per_minute_per_base_model"), {"class": "quota_tokens", "limit_dimension": "output_tokens"}),
+    ("vertex", 429, {}, google("Quota exceeded for x/generate_content_requests_per_minute_per_project_per_base_model"), QUOTA_REQUESTS),
+    ("vertex", 401, {}, google("no", {"reason": "CREDENTIALS_MISSING"}, status="UNAUTHENTICATED", code=401), {"class": "auth"}),
+    ("vertex", 403, {}, google("no", status="PERMISSION_DENIED", code=403), {"class": "auth"}),
+    ("mistral", 200, {"x-ratelimit-limit-req-10-second": "60", "x-ratelimit-remaining-req-10-second": "58", "x-ratelimit-limit-tokens-minute": "5000", "x-ratelimit-remaining-tokens-minute": "4000", "x-ratelimit-remaining-tokens-month": "99", "x-ratelimit-tokens-query-cost": "7"}, {}, {"window_requests": "10s", "remaining_requests": 58, "remaining_tokens": 4000, "remaining_tokens_month": 99, "query_cost": 7}),
+    ("mistral", 429, {}, {"message": "Rate limit exceeded", "type": "rate_limited", "code": "1300"}, {"class": "quota_requests", "limit_dimension": None}),
+    ("mistral", 429, {}, {"message": "Requests rate limit exceeded"}, QUOTA_REQUESTS),
+    ("mistral", 429, {}, {"message": "Service tier capacity exceeded for this model.", "type": "invalid_request_error"}, {"class": "overloaded"}),
+    ("mistral", 503, {}, {"message": "x", "type": "service_tier_capacity_exceeded", "code": "3505"}, {"class": "overloaded"}),
+    ("mistral", 429, {}, {"message": "The workspace spending limit is reached until the next billing cycle"}, {"class": "billing"}),
+    ("mistral", 401, {}, {"detail": "Invalid API Key"}, {"class": "auth"}),
+    ("mistral", 422, {}, {"detail": [{"msg": "field required"}]}, {"class": "invalid"}),
+    ("groq", 200, openai_headers("1000 999 86.4s", "6000 5999 10ms"), {}, {"window_requests": "day", "remaining_tokens": 5999}),
+    ("groq", 429, {"retry-after": "3"}, error("on tokens per day (TPD): Limit 9, Used 9, Requested 1. Please try again in 2h3m.", type="tokens", code="rate_limit_exceeded"), {**DAILY, "retry_after_s": 3}),
+    ("groq", 413, {}, error("Request too large for model `m` on tokens per minute (TPM): Limit 9, Requested 12. Please try again in 50.5s.", type="tokens", code="rate_limit_exceeded"), {"class": "quota_tokens", "never_fits": True}),
+    ("groq", 498, {}, error("flex", code="capacity_exceeded"), {"class": "overloaded"}),
+    ("xai", 200, openai_headers("60 59", "1000 900"), {}, {"remaining_tokens": 900, "reset_tokens_s": None}),
+    ("xai", 403, {}, {"code": "x", "error": "The team has used all available credits or reached its monthly spending limit"}, {"class": "billing"}),
+    ("xai", 429, {}, {"error": "Too many tokens. Tokens per Minute (actual/limit): 90/60"}, {**QUOTA_TOKENS, "limit": 60, "used": 90}),
+    ("xai", 400, {}, {"code": "invalid-argument", "error": "Incorrect API key provided."}, {"class": "auth"}),
+    ("deepseek", 402, {}, error("Insufficient Balance", code="invalid_request_error"), {"class": "billing"}),
+    ("deepseek", 400, {}, error("This model's maximum context length is 8 tokens", code="invalid_request_error"), {"class": "context_length"}),
+    ("together", 200, {"x-ratelimit-limit": "10", "x-ratelimit-remaining": "9", "x-ratelimit-reset": "1"}, {}, {"remaining_requests": 9, "window_requests": "second"}),
+    ("fireworks", 200, {"x-ratelimit-limit-tokens-prompt": "100", "x-ratelimit-remaining-tokens-prompt": "90", "x-ratelimit-remaining-tokens-generated": "5"}, {}, {"remaining_tokens": 90, "remaining_output_tokens": 5}),
+    ("openrouter", 402, {"retry-after": "2"}, error("wait", code=402, metadata={"limit_source": "openrouter_in_flight_budget"}), {"class": "overloaded", "retry_after_s": 2}),
+    ("openrouter", 402, {}, error("Insufficient credits", code=402), {"class": "billing"}),
+    ("openrouter", 429, DATE, error("Rate limit exceeded: free-models-per-day", code=429, metadata={"headers": {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1767610800000"}}), {**DAILY, "remaining_requests": 0, "reset_requests_s": 3600}),
+    ("openrouter", 200, {}, error("upstream fell over", code=502), {"class": "server_error"}),
+    ("vllm", 400, {}, error("This model's maximum context length is 8 tokens", type="BadRequestError", code=400), {"class": "context_length"}),
+    ("cohere", 429, {}, {"message": "limited to 40 API calls / minute"}, QUOTA_REQUESTS),
+    ("cohere", 400, {}, {"error_type": "TOO_MANY_TOKENS", "message": "too many tokens"}, {"class": "context_length"}),
+    ("bedrock", 429, {"x-amzn-errortype": "ThrottlingException:http://x/"}, {"message": "Too many requests, please wait"}, QUOTA_REQUESTS),
+    ("bedrock", 429, {"x-amzn-errortype": "ModelNotReadyException"}, {"message": "not ready"}, {"class": "overloaded"}),
+    ("bedrock", 403, {"x-amzn-errortype": "AccessDeniedException:x"}, {"message": "no"}, {"class": "auth"}),
+    ("bedrock", 400, {"x-amzn-errortype": "ValidationException:x"}, {"message": "Input Tokens Exceeded: too many"}, {"class": "context_length"}),
+    ("huggingface", 200, {"ratelimit": '"api";r=9;t=20', "ratelimit-policy": '"fixed window";"api";q=10;w=300'}, {}, {"remaining_requests": 9, "reset_requests_s": 20, "window_requests": "300s"}),
+    ("cerebras", 200, {"x-ratelimit-limit-requests-day": "100", "x-ratelimit-remaining-requests-day": "99", "x-ratelimit-reset-requests-day": "60.5", "x-ratelimit-remaining-tokens-minute": "7"}, {}, {"remaining_requests": 99, "reset_requests_s": 60.5, "window_requests": "day", "remaining_tokens": 7}),
+    ("perplexity", 400, {}, error("long", type="too_many_prompt_tokens", code=400), {"class": "context_length"}),
+    ("openai-compatible", 200, {**DATE, "x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "1767607230"}, {}, {"remaining_requests": 5, "reset_requests_s": 30}),
+    ("OpenAICompatible", 429, {"retry-after": "Mon, 05 Jan 2026 10:00:30 GMT", **DATE}, None, {"class": "quota_requests", "retry_after_s": 30}),
+]
+# fmt: on
+
+# fmt: off
+STREAMS: list[tuple[str, Any, dict[str, Any]]] = [
+    ("anthropic", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, {"class": "overloaded"}),
+    ("openai", {"type": "response.failed", "response": {"error": {"code": "rate_limit_exceeded", "message": "on tokens per min (TPM): Limit 9, Used 9, Requested 3. Please try again in 2s."}}}, {**QUOTA_TOKENS, "retry_after_s": 2}),
+    ("openai", {"type": "response.failed", "response": {"error": {"code": "server_error", "message": "x"}}}, {"class": "server_error"}),
+    ("openai", {"type": "error", "code": "server_is_overloaded", "message": "x", "sequence_number": 2}, {"class": "overloaded"}),
+    ("openai", {"id": "x", "choices": [], "error": {"message": "x", "code": "context_length_exceeded"}}, {"class": "context_length"}),
+    ("openai", {"type": "response.created", "response": {"id": "x", "error": None}}, {"class": "ok"}),
+    ("groq", {"error": {"message": "x", "type": "invalid_request_error", "status_code": 400}}, {"class": "invalid"}),
+    ("openrouter", {"id": "x", "error": {"code": 502, "message": "x"}, "choices": []}, {"class": "server_error"}),
+    ("bedrock", {"throttlingException": {"message": "Too many tokens"}}, {"class": "quota_tokens"}),
+    ("bedrock", {"modelStreamErrorException": {"message": "x"}}, {"class": "server_error"}),
+    ("gemini", [{"error": {"code": 503, "message": "x", "status": "UNAVAILABLE"}}], {"class": "overloaded"}),
+]
+# fmt: on
+
+
+def said(provider: str, status: int | None, headers: dict[str, str], body: Any) -> dict[str, Any]:
+    return answer({"provider": provider, "status": status, "headers": headers, "body": body})
+
+
+def agrees(got: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return all(
+        got.get(key)
+        == (
+            pytest.approx(value, abs=0.001) if isinstance(value, float | int) and not isinstance(value, bool) else value
+        )
+        for key, value in wanted.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "row", FACTS, ids=[f"{i}-{row[0]}-{row[1]}-{row[4].get('class', 'ok')}" for i, row in enumerate(FACTS)]
+)
+def test_a_response_means_what_is_known_of_its_provider(row: Row):
+    provider, status, headers, body, wanted = row
+    got = said(provider, status, headers, body)
+    assert agrees(got, wanted), got
+    assert got["reason"]
+
+
+@pytest.mark.parametrize(("provider", "event", "wanted"), STREAMS)
+def test_an_error_inside_a_stream_is_judged_like_any_other(provider: str, event: Any, wanted: dict[str, Any]):
+    got = answer({"provider": provider, "status": 200, "headers": {}, "body": None, "stream_event": {"data": event}})
+    assert agrees(got, wanted), got
+    text = f"event: error\ndata: {json.dumps(event)}\n\n"
+    assert agrees(answer({"provider": provider, "status": 200, "headers": {}, "body": text}), wanted)
+
+
+def test_every_provider_and_every_class_has_a_fact():
+    assert {row[0] for row in FACTS} | {"replicate", "compatible"} >= set(ALL)
+    classes = {row[4].get("class") for row in FACTS}
+    assert classes >= {
+        "ok",
+        "quota_tokens",
+        "quota_requests",
+        "quota_daily",
+        "overloaded",
+        "billing",
+        "auth",
+        "invalid",
+    }
+    assert classes >= {"context_length", "content_policy", "server_error"}
+
+
+MUTATIONS: list[tuple[int, str, Any, dict[str, Any]]] = [
+    (3, "status", 200, {"class": "quota_tokens"}),  # an error object is one whatever the status
+    (3, "type", "requests", {"class": "quota_tokens"}),  # the text names the meter
+    (3, "message", "on requests per min (RPM): Limit 9, Used 9, Requested 1. Please try again in 1s.", QUOTA_REQUESTS),
+    (3, "message", "on tokens per min (TPM): Limit 1000, Used 0, Requested 2000.", {"never_fits": True}),
+    (3, "code", "insufficient_quota", {"class": "billing"}),
+    (7, "type", "tokens", {"class": "billing"}),
+    (10, "retry-after", "9", {"retry_after_s": 9}),
+    (10, "retry-after-ms", "8000", {"retry_after_s": 8}),
+    (13, "status", 500, {"class": "server_error"}),
+    (13, "status", 529, {"class": "overloaded"}),
+    (13, "status", 404, {"class": "invalid"}),
+]
+
+
+@pytest.mark.parametrize(("index", "what", "value", "wanted"), MUTATIONS)
+def test_a_field_that_matters_changes_the_result(index: int, what: str, value: Any, wanted: dict[str, Any]):
+    provider, status, headers, body, before = copy.deepcopy(FACTS[index])
+    if what == "status":
+        status = value
+    elif what in headers:
+        headers[what] = value
+    else:
+        body["error"][what] = value
+    changed = said(provider, status, headers, body)
+    assert agrees(changed, wanted), changed
+    original = said(*FACTS[index][:4])
+    assert changed != original or agrees(original, wanted), before
+
+
+def test_lines_are_answered_one_by_one_and_bad_ones_are_named():
+    good = json.dumps({"provider": "AnthropicX".removesuffix("X"), "status": 529, "headers": {}, "body": None})
+    lines = [good, "{", "[1]", '{"provider": "nobody"}', '{"provider": "openai", "status": "x"}', "", good]
+    lines.append('{"provider": "openai", "status": 200, "headers": []}')
+    done = subprocess.run(
+        [sys.executable, "-m", "sluicegate.cli.main", "classify"],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    out = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert [entry.get("class") for entry in out] == ["overloaded", None, None, None, None, "overloaded", None]
+    errors = [entry for entry in out if "error" in entry]
+    assert [entry["line"] for entry in errors] == [2, 3, 4, 5, 8]
+    assert all("allowed" in entry["error"] for entry in errors)
+    assert "nobody" in errors[2]["error"]
+
+
+def test_a_line_beyond_bounds_is_refused_and_the_next_one_answered():
+    good = b'{"provider": "openai", "status": 200, "headers": {}, "body": null}\n'
+    out = list(answers(io.BytesIO(b"x" * (9 * 1024 * 1024) + b"\n" + good)))
+    assert "error" in out[0]
+    assert out[1]["class"] == "ok"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["error", "message", "code", "type", "details", "violations", "quotaId", "retryDelay"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+names = st.sampled_from(
+    [
+        "date",
+        "retry-after",
+        "retry-after-ms",
+        "ratelimit",
+        "x-amzn-errortype",
+        "x-ratelimit-type",
+        *(
+            f"x-ratelimit-{part}-{name}"
+            for part in ("limit", "remaining", "reset")
+            for name in ("requests", "tokens", "tokens-minute", "req-10-second")
+        ),
+        "anthropic-ratelimit-input-tokens-remaining",
+        "anthropic-ratelimit-input-tokens-reset",
+    ]
+)
+texts = st.text(max_size=30) | st.sampled_from(
+    ["1e400", "-1", "NaN", "99999999999999999999", "6m0s", "0", "9d", "1767607230000"]
+)
+
+
+@given(
+    st.sampled_from(sorted(ALL)),
+    st.none() | st.integers(100, 599),
+    st.dictionaries(names, texts, max_size=6),
+    anything,
+    st.none() | anything,
+)
+def test_whatever_a_provider_sends_there_is_an_answer_in_bounds(
+    provider: str, status: int | None, headers: dict[str, str], body: Any, event: Any
+):
+    case = {"provider": provider, "status": status, "headers": headers, "body": body, "stream_event": event}
+    got = answer(case)
+    json.dumps(got, allow_nan=False)
+    for value in got.values():
+        assert isinstance(value, bool) or not isinstance(value, int | float) or 0 <= value <= 1e15
