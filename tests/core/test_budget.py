@@ -604,3 +604,69 @@ def test_a_meter_that_a_429_or_a_header_named_is_not_believed_blindly():
         served(budget, f"c{n}", 2.0 + n, (MeterReading(Resource.REQUESTS, 60.0, 600, 40, 41, None),))
     assert budget.available(11.0)[TOKENS] < 15_000
     assert budget.available(11.0)[REQUESTS] <= 41
+
+
+# ---- figures that are wrong
+
+
+def sized(amount: int = 100_000) -> Budget:
+    return Budget(pool(limit(Resource.TOKENS, amount)), 0.0)
+
+
+def said(budget: Budget, now: float, name: str, *readings: MeterReading) -> None:
+    """A call that is answered at once, and what its headers say."""
+    budget.adopt(name, Charge(0.0), 0.0, now)
+    budget.observe(name, list(readings), now)
+    budget.settle(name, dispatched=True, usage=None, now=now)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        MeterReading(Resource.TOKENS, None, 150, 120, 121, 12.0),
+        MeterReading(Resource.TOKENS, None, 1, 1, 2, 1.0),
+        MeterReading(Resource.TOKENS, None, 100_000, 1, 2, 1.0),
+    ],
+)
+def test_one_wrong_figure_shrinks_nothing(figures: MeterReading):
+    budget = sized()
+    said(budget, 0.0, "wrong", figures)
+    assert budget.never_fits(call(50_000)) is None
+    status = budget.status(0.0)[0]
+    assert (status.limit, status.capacity) == (100_000, 100_000)
+    assert sum(budget.anomalies.values()) >= 1
+
+
+def test_a_steep_fall_that_a_second_call_confirms_is_believed():
+    budget = sized()
+    for n in range(2):
+        said(budget, float(n), f"c{n}", MeterReading(Resource.TOKENS, None, 150, 120, 121, 12.0))
+    assert budget.status(1.0)[0].limit == 150
+
+
+def test_what_a_learned_limit_bars_may_try_when_no_figure_has_come_for_a_while():
+    budget = sized()
+    for n in range(2):
+        said(budget, float(n), f"c{n}", MeterReading(Resource.TOKENS, None, 150, 150, 151, None))
+    large = call(400)
+    assert budget.never_fits(large) is None
+    assert not budget.relax(large, 2.0)  # a fresh figure holds: the call waits for a full bucket
+    assert budget.relax(large, 30.0)
+    assert budget.status(30.0)[0].limit == 100_000
+    lack = budget.lack(large, 30.0)
+    assert lack is not None
+    assert lack.ready_at < 31.0
+    budget.reserve("probe", large, lack.ready_at)
+    budget.observe("probe", [tokens(99_000, of=100_000)], 31.0)
+    assert budget.status(31.0)[0].limit == 100_000
+
+
+def test_what_the_provider_calls_too_large_never_fits_until_its_limit_rises():
+    budget = sized()
+    budget.reserve("huge", call(50_000), 0.0)
+    assert budget.reject("huge", QuotaRejection(Resource.TOKENS, None, None, True, 30_000, 50_000), 0.0) == math.inf
+    assert budget.never_fits(call(50_000)) == (TOKENS, 30_000)
+    assert budget.never_fits(call(29_000)) is None
+    assert not budget.relax(call(50_000), 100.0)
+    said(budget, 100.0, "raised", tokens(80_000, of=90_000))
+    assert budget.never_fits(call(50_000)) is None

@@ -19,7 +19,7 @@ from collections import Counter
 
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.foreign import Sample
-from sluicegate.broker.core.meter import OVERTAKING, Interval, Meter, Terms
+from sluicegate.broker.core.meter import OVERTAKING, STEEP, Interval, Meter, Terms
 from sluicegate.broker.core.reckoning import Drawn, InStep
 from sluicegate.wire.words import Algorithm, LearnLimits, Resource
 
@@ -47,6 +47,7 @@ class Bucket(Meter):
         self._balance = self.size if long else min(self.size, self._floor(self.rate))
         self._withheld = self.size - self._balance  # what it would hold more had it started full
         self._unnamed = 0
+        self._shrunk: float | None = None  # when the call was granted that said a much smaller capacity
 
     def _floor(self, amount: float) -> float:
         return max(1.0, amount) if self.key.resource is Resource.REQUESTS else amount
@@ -54,6 +55,15 @@ class Bucket(Meter):
     @property
     def capacity(self) -> float:
         return self._capacity
+
+    @property
+    def _declared_capacity(self) -> float:
+        return self._floor(self.terms.limit * self._burst / self.key.window)
+
+    def _restore(self, declared: float) -> None:
+        super()._restore(declared)
+        self._in_step.restart()
+        self._capacity = max(self._capacity, self._declared_capacity)
 
     @property
     def size(self) -> float:
@@ -133,6 +143,7 @@ class Bucket(Meter):
         elif interval.low <= self._capacity:
             return
         if least <= self._capacity <= most:
+            self._shrunk = None
             return
         if least > 1.05 * self.limit:
             self.anomalies["reset_out_of_range"] += 1
@@ -144,6 +155,11 @@ class Bucket(Meter):
         if most < self._capacity and most < 0.5 * self.rate:
             self.anomalies["capacity_out_of_range"] += 1
             return
+        if learned < STEEP * self._capacity and self._shrunk in (None, dispatched):
+            self._shrunk = dispatched
+            self.anomalies["capacity_fell"] += 1
+            return
+        self._shrunk = None
         self._capacity = self._floor(min(self.limit, learned))
 
     def reject(self, charge: float, retry_after: float | None, dispatched: float, now: float) -> None:

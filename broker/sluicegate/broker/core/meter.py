@@ -11,6 +11,11 @@ that brought it. It never overwrites the balance, it bounds it:
 and the balance moves only when it lies outside, to the nearer bound. Both ends of [d, now] are the broker's own times,
 which widens the interval: the bounds stay safe under delay and disorder, without any other clock.
 
+One wrong figure must not stop a pool, since nothing would be sent that could correct it. A limit or capacity that falls
+below a tenth takes a second call that says the same; a figure beside a limit that we do not believe counts for nothing;
+and what was learned is no word on what can never fit: a call larger than it waits for a full bucket, and where no
+figure has come for some seconds what was declared is in force again. Only the provider's "too large" refuses for good.
+
 A meter charged on completion (Anthropic's output) contains a call only once it has settled. A balance may be below zero
 inside (a charge corrected upwards, a quota 429 that says so); what callers see is never negative. `Bucket` (bucket.py)
 refills continuously; `FixedWindow` (window.py) at the end of each window. Times are seconds, amounts the resource's
@@ -19,6 +24,7 @@ unit; every operation is O(log n) in the calls of the last minutes.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
@@ -33,6 +39,8 @@ from sluicegate.wire.words import Algorithm, LearnLimits, Resource
 OVERTAKING = 0.1  # seconds: calls granted so close together may reach the provider in any order
 _NUDGE = 1e-6  # seconds: a call woken at `ready_at` finds room in spite of rounding
 _SANE_FACTOR = 1_000.0  # a limit further than this from the declared one is nonsense
+STEEP = 0.1  # a figure that falls below this share of the one before takes a second call
+_STALE = 20.0  # seconds without a figure after which a call that does not fit what was learned may try
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,9 @@ class Meter(ABC):
         self._overfull = False
         self._lifted_by: float | None = None
         self._last: tuple[float, Interval] | None = None
+        self._doubted: tuple[float, float] | None = None  # a limit that one call said, and when that was granted
+        self._told_at = now
+        self._too_large: float | None = None  # the provider's own word on the most that one call can take
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._balance:.6g} of {self.size:.6g}, {self.reserved:.6g} reserved>"
@@ -101,6 +112,37 @@ class Meter(ABC):
     @abstractmethod
     def capacity(self) -> float:
         """The most that one call can ever take."""
+
+    @property
+    def most(self) -> float:
+        """What a call must not exceed, or it can never fit; inf where nobody declared or refused anything."""
+        declared = math.inf if self.terms.declared is None else self._declared_capacity
+        most = max(self.capacity, declared)
+        return most if self._too_large is None else min(most, self._too_large)
+
+    @property
+    @abstractmethod
+    def _declared_capacity(self) -> float: ...
+
+    def relax(self, charge: float, now: float) -> bool:
+        """Whether `charge`, larger than what was learned, made a stale figure give way to what was declared."""
+        if not self.capacity < charge <= self.most or now < self._told_at + _STALE:
+            return False
+        self.advance(now)
+        self._told_at = now  # one try in a while
+        self._restore(self.limit * charge / self.capacity if self.terms.declared is None else self.terms.declared)
+        return True
+
+    def _restore(self, declared: float) -> None:
+        self._limit_from = -math.inf
+        if declared != self.limit:
+            self._resize(declared)
+            self.foreign.forget_spans()
+
+    def too_large(self, charge: float, limit: float | None, dispatched: float) -> None:
+        """The provider says that a call of `charge` can never fit, at best one of `limit`."""
+        self.learn_limit(limit, dispatched, sure=True)
+        self._too_large = min(sane(limit) or math.inf, charge * (1.0 - 1e-9))
 
     @property
     def size(self) -> float:
@@ -229,7 +271,9 @@ class Meter(ABC):
 
     def observe(self, reading: MeterReading, dispatched: float, own: float, now: float) -> None:
         """Fold what the response to a call said that was granted at `dispatched` for `own`."""
-        self.learn_limit(reading.limit, dispatched)
+        if not self.learn_limit(reading.limit, dispatched):
+            return
+        self._told_at = now
         reset = sane(reading.reset)
         if reset is not None and reset > 1.5 * self.key.window:
             self.anomalies["reset_out_of_range"] += 1
@@ -303,31 +347,43 @@ class Meter(ABC):
             low = min(low, self.capacity)
         return Interval(low, high)
 
-    def learn_limit(self, reported: float | None, dispatched: float) -> None:
-        """Take over what the provider says its limit is, as far as `learn` allows; nonsense is counted and ignored."""
+    def learn_limit(self, reported: float | None, dispatched: float, *, sure: bool = False) -> bool:
+        """Take over what the provider says its limit is, as far as `learn` allows; nonsense is counted and ignored.
+
+        `sure`: it was said in so many words. Returns False where the figure is not believed.
+        """
         if reported is None:
-            return
+            return True
         limit = sane(reported)
         declared = self.terms.declared if self.terms.declared is not None else self.terms.limit
         if limit is None or limit <= 0 or not declared / _SANE_FACTOR <= limit <= declared * _SANE_FACTOR:
             self.anomalies["limit_out_of_range"] += 1
-            return
+            return False
         self._overfull = self.terms.learn is not LearnLimits.FOLLOW and limit > declared
         match self.terms.learn:
             case LearnLimits.OFF:
-                return
+                return True
             case LearnLimits.LOWER_ONLY:
                 limit = min(limit, declared)
             case LearnLimits.FOLLOW:
                 pass
+        doubted, self._doubted = self._doubted, None
+        if limit < STEEP * self.limit and not sure:
+            if doubted is None or doubted[0] != limit or doubted[1] == dispatched:
+                self._doubted = (limit, dispatched)
+                self.anomalies["limit_fell"] += 1
+                return False
         if limit != self.limit and dispatched >= self._limit_from:
             self._limit_from = dispatched
             self._resize(limit)
             self.foreign.forget_spans()
         elif limit == self.limit:
             self._limit_from = max(self._limit_from, dispatched)
+        return True
 
     def _resize(self, limit: float) -> None:
+        if limit > self.limit:
+            self._too_large = None
         self.limit = limit
         self._balance = min(self._balance, self.size)
 

@@ -34,6 +34,10 @@ class FixedWindow(Meter):
     def capacity(self) -> float:
         return self.limit
 
+    @property
+    def _declared_capacity(self) -> float:
+        return self.terms.limit
+
     def refill(self, now: float) -> float:
         return 0.0
 
