@@ -112,9 +112,13 @@ class Budget:
     def never_fits(self, charge: Charge) -> tuple[MeterKey, float] | None:
         """The first meter that can never hold `charge`, and the most that it can ever hold."""
         for key, meter in self._meters.items():
-            if charge.of(key.resource) > meter.capacity:
-                return key, meter.capacity
+            if charge.of(key.resource) > meter.most:
+                return key, meter.most
         return None
+
+    def relax(self, charge: Charge, now: float) -> bool:
+        """Let figures that nothing confirmed of late give way where they alone bar `charge`. Returns whether one did."""
+        return any([meter.relax(charge.of(key.resource), now) for key, meter in self._meters.items()])
 
     def lack(self, charge: Charge, now: float, held_back: float = 0.0) -> Lack | None:
         """None when `charge` fits now; else the binding meter, the one that is ready last.
@@ -125,7 +129,7 @@ class Budget:
         binding: Lack | None = None
         for key, meter in self._meters.items():
             amount = charge.of(key.resource)
-            if amount > meter.capacity:
+            if amount > meter.most:
                 return Lack(key, math.inf, False, meter.available(now))
             short = meter.lack(amount, now, held_back, self._doubtful(charge, key.resource))
             if short is not None and (binding is None or short.ready_at > binding.ready_at):
@@ -229,7 +233,7 @@ class Budget:
             return now + (sane(rejection.retry_after, high=MINUTE) or 1.0)
         amount = call.charge.of(meter.key.resource)
         if rejection.never_fits:
-            meter.learn_limit(rejection.limit, call.granted_at)
+            meter.too_large(amount, rejection.limit, call.granted_at)
             return math.inf
         told = rejection.retry_after
         if told is not None and sane(told) is None:

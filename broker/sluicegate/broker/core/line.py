@@ -65,7 +65,7 @@ class Line:
             elif call.state is State.DELAYED:
                 self.queue.delay(call, call.eligible_at)
                 self.schedule_check(call, now)
-            elif self.price(call):
+            elif self.price(call, now):
                 self.queue.enter(call, self.flow(call), now)
                 self.schedule_check(call, now)
 
@@ -87,11 +87,13 @@ class Line:
 
     # ---- arithmetic of one call
 
-    def price(self, call: Call, *, quiet: bool = False) -> bool:
+    def price(self, call: Call, now: float, *, quiet: bool = False) -> bool:
         """Set what the call costs. False: it can never fit (and is unserved, unless `quiet`)."""
         estimate = call.acquire.estimate
         call.charge = charge = self.budget.charge(estimate, call.model)
         call.usage = estimated_usage(estimate)
+        if self.budget.relax(charge, now):
+            self.ranking.read_limits(now)
         call.vector = self.ranking.vector(charge)
         call.share = self.ranking.share(call.vector)
         never = self.budget.never_fits(charge)

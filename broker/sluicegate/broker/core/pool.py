@@ -123,7 +123,7 @@ class Pool:
         line = self._line
         line.ranking.advance(now)
         tier = line.queue.tiers[call.tier]
-        if not line.price(call):
+        if not line.price(call, now):
             return
         (tier.arrivals_batch if call.batch else tier.arrivals_interactive).add(call.vector, now)
         flow = line.flow(call)
@@ -142,7 +142,7 @@ class Pool:
         """Grant `call` as a fallback if it would be first in the order and the budget has room; else leave no trace."""
         line = self._line
         line.ranking.advance(now)
-        if self.retired or not line.price(call, quiet=True):
+        if self.retired or not line.price(call, now, quiet=True):
             return False
         head = line.queue.head(now, line.ranking.rates)
         if head is not None and (head[1] or head[0].tier <= call.tier):
@@ -163,7 +163,7 @@ class Pool:
         """A re-declared waiting call: as `offer`, but without queue bounds, since it waited already."""
         line = self._line
         line.ranking.advance(now)
-        if line.price(call):
+        if line.price(call, now):
             line.queue.enter(call, line.flow(call), now)
             self._pump.run(now, out)
             if call.state is State.WAITING:
@@ -172,7 +172,7 @@ class Pool:
     def adopt(self, call: Call, age: float, now: float) -> None:
         """A re-declared call in flight: its reservation is taken over."""
         line = self._line
-        line.price(call, quiet=True)
+        line.price(call, now, quiet=True)
         line.budget.adopt(call.call_id, call.charge, age, now)
         call.flow = line.flow(call)
         call.state = State.GRANTED

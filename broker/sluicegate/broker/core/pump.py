@@ -97,7 +97,7 @@ class Pump:
         line = self.line
         if call.state is State.DELAYED and call.eligible_at <= now:
             line.queue.leave(call, now)
-            if line.price(call):
+            if line.price(call, now):
                 line.queue.enter(call, line.flow(call), now)
         elif call.state in (State.WAITING, State.DELAYED):
             if now >= call.give_up_at:

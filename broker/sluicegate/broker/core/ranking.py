@@ -27,13 +27,13 @@ class Ranking:
         self.continuous = frozenset(key for key in self.meters if key in effective)
         self._resources = tuple(key.resource for key in self.meters)
         self._budget = budget
-        self._read_limits(now)
+        self.read_limits(now)
 
     def advance(self, now: float) -> None:
         """Read again what has become old."""
         if now - self._rates_at >= _RATES_AGE:
             if now - self._limits_at >= _LIMITS_AGE:
-                self._read_limits(now)
+                self.read_limits(now)
             else:
                 self.read_rates(now)
 
@@ -42,7 +42,8 @@ class Ranking:
         self.rates = tuple(effective.get(key, nominal) for key, nominal in zip(self.meters, self._nominal, strict=True))
         self._rates_at = now
 
-    def _read_limits(self, now: float) -> None:
+    def read_limits(self, now: float) -> None:
+        """Read all figures again, at once."""
         status = {meter.key: meter for meter in self._budget.status(now)}
         self._nominal = tuple(max(status[key].limit / key.window, 1e-9) for key in self.meters)
         self.capacity = tuple(status[key].capacity for key in self.meters)
