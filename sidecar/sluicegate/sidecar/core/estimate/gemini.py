@@ -28,10 +28,10 @@ def generate(tally: Tally, body: dict[str, Any]) -> None:
     for request in as_list(body.get("requests")):  # batchEmbedContents
         _content(tally, as_dict(request).get("content"))
     _content(tally, body.get("content"))
-    given = body.get("contents")
-    if isinstance(given, str | dict):
-        _content(tally, given)
+    given: object = body.get("contents")
     items = as_list(given)
+    if not items:
+        _content(tally, given)
     for item in items:
         tally.add(1)
         _content(tally, item)

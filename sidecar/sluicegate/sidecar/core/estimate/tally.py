@@ -60,8 +60,7 @@ def as_dict(value: object) -> dict[str, Any]:
 
 def as_list(value: object) -> list[Any]:
     """`value`, or an empty one for what is no array."""
-    items: list[Any] = value if isinstance(value, list) else []
-    return items
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def whole(value: object, lowest: int, highest: int) -> int | None:
