@@ -2,8 +2,8 @@
 """What reading a call costs the sidecar: `python tests/bench/parse.py`.
 
 CPU per call of what is added to a plain pass-through (criticality, estimate, reading headers and usage), and per chunk
-of a stream, as ratios to parsing the same JSON, or to copying the same bytes, in the same run. Runs are interleaved; the
-medians of rounds are printed.
+of a stream, as ratios to parsing the same JSON, or to copying the same bytes, in the same run. Runs are interleaved;
+the medians of rounds are printed.
 """
 
 from __future__ import annotations
