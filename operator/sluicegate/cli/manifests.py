@@ -7,6 +7,8 @@ read as Kubernetes reads them: no dates, no base-60 numbers.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,12 +78,23 @@ def read(text: str) -> list[Document]:
     documents: list[Document] = []
     for number, part in enumerate(_SEPARATOR.split(text), 1):
         try:
-            value = yaml.load(part, _Loader)  # noqa: S506 - a SafeLoader
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            value = _value(part)
+            json.dumps(
+                value, ensure_ascii=False, default=str
+            ).encode()  # can be written again: no cycle, no half character
+        except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
             raise ManifestError(f"document {number}: {' '.join(str(error).split())}") from None
         if value is not None or part.strip():
             documents.append(Document(part.strip("\n") + "\n", value))
     return documents
+
+
+def _value(text: str) -> Any:
+    """JSON by its own rules where it is JSON: PyYAML reads its escapes of two halves as two characters."""
+    if text.lstrip().startswith(("{", "[")):
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+    return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
 
 
 def write(documents: list[Document]) -> str:

@@ -14,6 +14,8 @@ from sluicegate.wire.words import kebab
 
 Value = dict[str, Any]
 
+_NO_END = 1e9
+
 
 def pool_value(pool: pb.PoolStatus) -> Value:
     """A pool in words and figures; durations are seconds."""
@@ -149,7 +151,7 @@ def tenants_table(tenants: Sequence[Value], *, wide: bool) -> str:
 
 
 def call_value(place: int, call: pb.WaitingCall) -> Value:
-    """One waiting call; `place` is 1 for the head of the order."""
+    """One waiting call; `place` is 1 for the head of the order. No predicted wait: no end is in sight."""
     return {
         "place": place,
         "callId": call.call_id,
@@ -158,7 +160,7 @@ def call_value(place: int, call: pb.WaitingCall) -> Value:
         "taskType": call.task_type,
         "latency": _word(convert.LATENCY, call.latency),
         "waitedSeconds": _duration(call.waited),
-        "predictedWaitSeconds": _duration(call.predicted_wait),
+        "predictedWaitSeconds": predicted if (predicted := _duration(call.predicted_wait)) < _NO_END else None,
         "waitsFor": call.waits_for,
         "attempt": call.attempt,
         "chainId": call.chain_id,

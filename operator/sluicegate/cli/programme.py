@@ -30,10 +30,24 @@ Value = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """What holds: the documents and what the broker makes of them."""
+    """What holds: the documents and what the broker makes of them. `written`: the fields that somebody wrote.
+
+    The API server fills defaults in, so that a field stands in a resource says little; its managedFields tell more.
+    """
 
     programme: Programme
     snapshot: Snapshot
+    written: Mapping[Identity, tuple[Mapping[str, Any], ...]]
+
+    def wrote(self, identity: Identity, path: tuple[str, ...]) -> bool:
+        """Whether somebody gave the field at `path` of the resource's spec."""
+        return any(_holds(fields, ("spec", *path)) for fields in self.written.get(identity, ()))
+
+
+def _holds(fields: Any, path: tuple[str, ...]) -> bool:
+    for name in path:
+        fields = fields.get(f"f:{name}") if isinstance(fields, Mapping) else None
+    return fields is not None
 
 
 async def effective(client: Client, found: Installation | None) -> Effective:
@@ -43,7 +57,13 @@ async def effective(client: Client, found: Installation | None) -> Effective:
         n["metadata"]["name"]: n["metadata"].get("labels") or {} for n in await items(client, "/api/v1/namespaces")
     }
     programme = compile_programme(resources, namespaces, await _before(client, found))
-    return Effective(programme, snapshot_of(programme.documents))
+    written = {
+        identity_of(resource): tuple(
+            entry.get("fieldsV1") or {} for entry in resource["metadata"].get("managedFields") or []
+        )
+        for resource in resources
+    }
+    return Effective(programme, snapshot_of(programme.documents), written)
 
 
 async def _before(client: Client, found: Installation | None) -> Mapping[Identity, Object]:
@@ -75,16 +95,12 @@ def policy_values(effect: Effective, tenant: TenantConfig, wishes: Mapping[str, 
     """The values that hold for a call without headers of its own, each with where it comes from."""
     identity = Identity("TenantPolicy", *tenant.name.split("/", 1))
     document = effect.programme.documents.get(identity)
-    spec: Mapping[str, Any] = (document or {}).get("spec") or {}
     task_type = wishes.get("task-type", "")
     task = tenant.tasks.get(task_type)
     policy = f"TenantPolicy {tenant.name}"
 
     def said(*path: str) -> str:
-        here: Any = spec
-        for name in path:
-            here = here.get(name) if isinstance(here, Mapping) else None
-        return f"{policy}, spec.{'.'.join(path)}" if here is not None else "default"
+        return f"{policy}, spec.{'.'.join(path)}" if effect.wrote(identity, path) else "default"
 
     def of_task(name: str, annotation: str, value: str | None, otherwise: str, source: str) -> Value:
         if annotation in wishes:

@@ -58,9 +58,9 @@ def amount(value: float) -> str:
     return f"{value:.3g}"
 
 
-def seconds(value: float) -> str:
+def seconds(value: float | None) -> str:
     """A wait as people say it: 850ms, 2.4s, 3m10s."""
-    if value > _LONGEST:
+    if value is None or value > _LONGEST:
         return "no end"
     if value < 1:
         return f"{value * 1_000:.0f}ms"
