@@ -69,17 +69,17 @@ class Proven(grpc.aio.ServerInterceptor):
 
 
 @pytest.fixture
-async def proven() -> AsyncIterator[tuple[Runtime, budget_service_pb2_grpc.BudgetServiceStub]]:
+async def proven() -> AsyncIterator[tuple[Runtime, Any]]:
     limits = (LimitConfig(Resource.REQUESTS, 60.0, 60.0),)
     pool = PoolConfig("gpt", Provider.OPENAI, "https://x", ("gpt-4o",), limits)
     runtime = Runtime(Snapshot("v", {"gpt": pool}, {}))
     server = grpc.aio.server(interceptors=[Proven()])
     service = BudgetService(runtime, Sessions(runtime, 30.0), lambda _: None)
-    budget_service_pb2_grpc.add_BudgetServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    budget_service_pb2_grpc.add_BudgetServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield runtime, budget_service_pb2_grpc.BudgetServiceStub(channel)  # type: ignore[no-untyped-call]
+        yield runtime, budget_service_pb2_grpc.BudgetServiceStub(channel)
     runtime.stop()
     await server.stop(0)
 
@@ -88,7 +88,7 @@ ALICE, BOB = (("caller", "acme/alice"),), (("caller", "acme/bob"),)
 
 
 async def test_a_proven_workload_cannot_touch_anothers_unary_calls(
-    proven: tuple[Runtime, budget_service_pb2_grpc.BudgetServiceStub],
+    proven: tuple[Runtime, Any],
 ) -> None:
     runtime, stub = proven
 
@@ -116,7 +116,7 @@ async def test_a_proven_workload_cannot_touch_anothers_unary_calls(
 
 
 async def test_a_session_id_is_its_workloads_own(
-    proven: tuple[Runtime, budget_service_pb2_grpc.BudgetServiceStub],
+    proven: tuple[Runtime, Any],
 ) -> None:
     runtime, stub = proven
     streams = []

@@ -37,7 +37,7 @@ class Setup:
     """One world. `rule`: how OpenAI charges; `latency`: seconds from grant to headers; `stream`: from there to the end.
 
     `network`: seconds from grant to admission. `headers`: share of responses that have any. `lost`: share of calls that
-    never leave. `mixed`: two kinds of calls.
+    never leave. `mixed`: two kinds of calls. `provider`: whose table the budget goes by (default: the wire's).
     """
 
     meters: tuple[MeterConfig, ...]
@@ -54,6 +54,7 @@ class Setup:
     declared: dict[str, float] = field(default_factory=dict)
     lost: float = 0.0
     mixed: bool = False
+    provider: Provider | None = None
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ class World:
         self.random = random.Random(seed)
         self.provider = AccountedLimits(LimitsConfig(setup.wire, setup.meters), start=0.0)  # type: ignore[arg-type]
         self.foreign = ForeignUse(setup.foreign, self.provider, seed) if setup.foreign else None
-        provider = Provider.ANTHROPIC if setup.wire == "anthropic" else Provider.OPENAI
+        provider = setup.provider or (Provider.ANTHROPIC if setup.wire == "anthropic" else Provider.OPENAI)
         limits = tuple(
             LimitConfig(
                 Resource(m.resource),

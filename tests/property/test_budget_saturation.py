@@ -7,6 +7,7 @@ import pytest
 
 from sluicegate.testing.foreign import ForeignConfig
 from sluicegate.testing.limits import AdmissionRule, MeterConfig
+from sluicegate.wire.words import Provider
 from tests.property.budget_world import Setup, World
 
 OPENAI = (MeterConfig("requests", 5000), MeterConfig("tokens", 200_000))
@@ -183,3 +184,21 @@ def test_enforcement_in_slices_that_no_header_shows():
     world.run(300)
     assert len(world.rejected) - early <= 0.01 * (world.granted - granted)
     assert world.granted - granted >= 0.95 * 240 * 300 / 60
+
+
+@pytest.mark.parametrize("provider", [Provider.AZURE_OPENAI, Provider.ANTHROPIC])
+@pytest.mark.parametrize("requests", [60, 300, 600, 3000])
+@pytest.mark.parametrize("seconds", [1.0, 10.0])
+def test_documented_slices_cost_no_429_and_no_rate(provider: Provider, requests: int, seconds: float):
+    wire = "anthropic" if provider is Provider.ANTHROPIC else "openai"
+    resources = ("input_tokens", "output_tokens") if wire == "anthropic" else ("tokens",)
+    meters = (
+        MeterConfig("requests", requests, slice=seconds),
+        *(MeterConfig(resource, 50_000_000) for resource in resources),  # type: ignore[arg-type]
+    )
+    world = World(Setup(meters, wire, latency=(0.5, 1.0), network=(0.001, 0.002), provider=provider), seed=1)
+    world.run(10)
+    early = world.granted
+    world.run(70)
+    assert world.rejected == []
+    assert world.granted - early >= 0.97 * requests

@@ -10,7 +10,8 @@ providers' headers speak of the minute. A header or a quota 429 corrects both.
 
 A quota 429 while there was plenty means enforcement over shorter slices than headers admit: the size that we let pile
 up then shrinks by rungs (10 s of the rate, 1 s, one call) and figures no longer lift the account. That is for good, and
-survives another configuration: what it costs is bursts, not rate, and forgetting it would cost a 429 each time.
+survives another configuration: what it costs is bursts, not rate, and forgetting it would cost a 429 each time. Where
+the provider documents its slices (`Terms.slice`) nobody has to learn them: calls are spaced from the first.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _LONG = 3600.0  # seconds: beyond, a bucket starts full
 _ANSWERS = 5  # that never named it, after which a bucket is believed
 _UNSEEN = 2.0  # seconds of the rate that are left alone where nothing will ever correct us
 _SLACK = 0.5  # seconds of the rate that reckoning by the times of dispatch may be off
+_PACE = 0.98  # of the rate, where calls are spaced: n calls in a slice need n + 1 spaces
 
 
 class Bucket(Meter):
@@ -67,16 +69,19 @@ class Bucket(Meter):
 
     @property
     def size(self) -> float:
-        if self._rung == 0:
+        if not self._rung and not self.terms.slice:
             return self._capacity
-        return min(self._capacity, max(self.quantum, self.rate * self._RUNGS[self._rung - 1]))
+        pile = self._capacity if self._rung == 0 else self.rate * self._RUNGS[self._rung - 1]
+        if self.terms.slice:
+            pile = min(pile, (1.0 - _PACE) * self.rate * self.terms.slice)
+        return min(self._capacity, max(self.quantum, pile))
 
     @property
     def _liftable(self) -> bool:
-        return self._rung == 0 and not self._overfull
+        return not self._rung and not self.terms.slice and not self._overfull
 
     def refill(self, now: float) -> float:
-        paced = 0.98 if self._rung == len(self._RUNGS) else 1.0  # n calls per slice need n + 1 spaces
+        paced = _PACE if self.terms.slice or self._rung == len(self._RUNGS) else 1.0
         return max(0.05 * self.rate, paced * self.rate - self.foreign.drain(now))
 
     def advance(self, now: float) -> None:

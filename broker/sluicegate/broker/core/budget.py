@@ -345,6 +345,7 @@ class Budget:
             on_completion=limit.resource in rule.on_completion,
             learn=self._config.learn_limits,
             blur=rule.blur,
+            slice=0.0 if limit.burst is not None else rule.slice_of(limit.resource, limit.window),
         )
         match limit.algorithm or rule.algorithm(limit.window):
             case Algorithm.BUCKET:

@@ -7,7 +7,7 @@ declared limit counts follows from it:
 | provider | Requests | Tokens | InputTokens, OutputTokens | minute limits |
 | --- | --- | --- | --- | --- |
 | OpenAI, xAI, Together, no dialect | 1 | input + cap x choices at admission; never returned | the two parts | bucket |
-| Azure | 1, over slices of 10 s | the same (its `best_of` is a choice) | the two parts | bucket |
+| Azure | 1, over slices of 1 s | the same (its `best_of` is a choice) | the two parts | bucket |
 | Groq | 1, by the day | the same, but what was cached is returned | the two parts | bucket |
 | Anthropic | 1 | input + output | fresh input, corrected; output as it is produced | bucket |
 | Gemini, Vertex | 1 | input only, corrected | input; output is nobody's limit but yours | window |
@@ -56,6 +56,8 @@ class ProviderRule:
     `counts`: what Tokens are. `cached`: whether cached input counts, for Tokens and InputTokens. `returns_cached`: the
     admission charge stays, but what of it was cached is given back.
     `burst`: seconds of the rate that a bucket of at most an hour's window holds, per resource (absent: the window).
+    `slices`: seconds over which minute limits are documented to be enforced as well, per resource: such a meter
+    is paced from the first call, not only once a quota 429 has taught it.
     `on_completion`: resources charged when or while the answer is produced, not at admission.
     `corrected`: resources whose charge becomes the real usage. `learned`: resources whose admission rule is uncertain.
     `day`: the algorithm of windows of more than an hour. `blur`: seconds by which a reset may be off by rounding.
@@ -67,6 +69,7 @@ class ProviderRule:
     minute: Algorithm = Algorithm.BUCKET
     day: Algorithm = Algorithm.BUCKET
     burst: tuple[tuple[Resource, float], ...] = ()
+    slices: tuple[tuple[Resource, float], ...] = ()
     on_completion: frozenset[Resource] = frozenset()
     corrected: frozenset[Resource] = frozenset()
     learned: frozenset[Resource] = frozenset()
@@ -80,6 +83,10 @@ class ProviderRule:
         if window > 60 * MINUTE:
             return window
         return min(window, dict(self.burst).get(resource, window))
+
+    def slice_of(self, resource: Resource, window: float) -> float:
+        """Seconds of the slices over which a limit of `window` is enforced as well; 0: none is documented."""
+        return dict(self.slices).get(resource, 0.0) if window == MINUTE else 0.0
 
 
 _TOKENS = frozenset({Resource.TOKENS})
@@ -99,11 +106,14 @@ _OWN = ProviderRule(counts=Counts.REAL, cached=_INPUT, corrected=_ALL)
 
 _RULES = {
     Provider.OPENAI: _OPENAI,
-    # Azure evaluates requests over slices of 1 or 10 s.
-    Provider.AZURE_OPENAI: replace(_OPENAI, burst=((Resource.REQUESTS, 10.0),), blur=1.0),
+    # Azure evaluates requests over slices of 1 or 10 s: "600 RPM = 10 per second".
+    Provider.AZURE_OPENAI: replace(
+        _OPENAI, burst=((Resource.REQUESTS, 10.0),), slices=((Resource.REQUESTS, 1.0),), blur=1.0
+    ),
     Provider.OPENAI_COMPATIBLE: _OPENAI,
     Provider.ANTHROPIC: ProviderRule(
         counts=Counts.REAL,
+        slices=((Resource.REQUESTS, 1.0),),  # "60 RPM may be enforced as 1 request per second"
         day=Algorithm.FIXED_WINDOW,
         on_completion=frozenset({Resource.OUTPUT_TOKENS, Resource.TOKENS}),
         corrected=_ALL,

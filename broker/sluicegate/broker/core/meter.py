@@ -56,7 +56,7 @@ class Shortfall:
 class Terms:
     """What a meter is told about its provider. `declared` None: the limit is known from headers alone.
 
-    `blur`: seconds by which a reset may be off.
+    `blur`: seconds by which a reset may be off. `slice`: seconds over which the limit is enforced as well; 0: none.
     """
 
     key: MeterKey
@@ -67,6 +67,7 @@ class Terms:
     on_completion: bool
     learn: LearnLimits
     blur: float
+    slice: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
