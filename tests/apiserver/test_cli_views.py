@@ -86,6 +86,21 @@ async def test_views_explanations_and_injection_of_an_installation(plane: Contro
         code, out, _ = await release.cli("tenants", "--system-namespace", SYSTEM, "--via", release.via)
         assert (code, out) == (0, "No tenant has called since the broker started.\n")
 
+        # The chart's role is all the right that it takes.
+        token = plane.kubectl("create", "token", "default", "-n", ACME).stdout.strip()
+        looker = plane.write_kubeconfig("looker", token=token)
+        code, _, err = await release.cli("status", *there, kubeconfig=looker)
+        assert code == 1
+        assert "403 Forbidden" in err
+        subject = f"--serviceaccount={ACME}:default"
+        plane.kubectl("create", "rolebinding", "looker", f"--role={FULL}-cli", subject, "-n", SYSTEM)
+        try:
+            code, out, err = await release.cli("status", *there, kubeconfig=looker)
+            assert code == 0, err
+            assert "operated" in out
+        finally:
+            plane.kubectl("delete", "rolebinding", "looker", "-n", SYSTEM)
+
         # There is no node, so no pod, and kubectl cannot carry the connection.
         code, _, err = await release.cli("status", "-n", SYSTEM)
         assert code == 1

@@ -22,8 +22,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from sluicegate.broker.main import RunningBroker, Settings, start_broker
 from sluicegate.cli import explain, pools, tables
-from sluicegate.cli.check import as_value, headed, short, verdict_of
-from sluicegate.cli.checks.model import Check, Found, Ok, Outcome, Result, Severity, Skip, run_checks
+from sluicegate.cli.check import ALL, as_value, headed, short, verdict_of
+from sluicegate.cli.checks.before import PRE
+from sluicegate.cli.checks.model import HINTS, Check, Found, Ok, Outcome, Result, Severity, Skip, run_checks
 from sluicegate.cli.main import main
 from sluicegate.v1 import budget_service_pb2 as budget
 from sluicegate.v1 import budget_service_pb2_grpc, types_pb2
@@ -376,3 +377,11 @@ def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_probe_needs_no_extra():
     code = "import sys; sys.modules['rich'] = None; import sluicegate.cli.main, sluicegate.cli.probe"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60).returncode == 0
+
+
+def test_every_hint_leads_to_a_section_and_every_section_is_of_a_check():
+    page = Path(__file__).parents[2] / HINTS
+    sections = [
+        line.removeprefix("## ") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("## ")
+    ]
+    assert sections == list(dict.fromkeys(check.id for check in (*PRE, *ALL)))
