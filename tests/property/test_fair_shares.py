@@ -57,7 +57,7 @@ def test_guarantees_are_kept_and_not_exceeded_under_a_higher_tier_that_takes_all
 ) -> None:
     tiers = [TierConfig("Critical"), TierConfig("Premium", premium), TierConfig("Free", free)]
     offers = [
-        Offer(f"a/{tier.name}{weight}", tier.name, weight, rate=1000 / sum(span), tokens=span)
+        Offer(f"a/{tier.name}{weight}", tier.name, weight, rate=1500 / sum(span), tokens=span)
         for tier, span in zip(tiers, (high, low, low), strict=True)
         for weight in (1, 2)
     ]

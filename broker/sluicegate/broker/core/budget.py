@@ -112,13 +112,13 @@ class Budget:
     def never_fits(self, charge: Charge) -> tuple[MeterKey, float] | None:
         """The first meter that can never hold `charge`, and the most that it can ever hold."""
         for key, meter in self._meters.items():
-            if charge.of(key.resource) > meter.most:
+            if meter.amount(charge) > meter.most:
                 return key, meter.most
         return None
 
     def relax(self, charge: Charge, now: float) -> bool:
         """Let figures that nothing confirmed of late give way where they alone bar `charge`. Returns whether one did."""
-        return any([meter.relax(charge.of(key.resource), now) for key, meter in self._meters.items()])
+        return any([meter.relax(meter.amount(charge), now) for meter in self._meters.values()])
 
     def lack(self, charge: Charge, now: float, held_back: float = 0.0) -> Lack | None:
         """None when `charge` fits now; else the binding meter, the one that is ready last.
@@ -128,7 +128,7 @@ class Budget:
         """
         binding: Lack | None = None
         for key, meter in self._meters.items():
-            amount = charge.of(key.resource)
+            amount = meter.amount(charge)
             if amount > meter.most:
                 return Lack(key, math.inf, False, meter.available(now))
             short = meter.lack(amount, now, held_back, self._doubtful(charge, key.resource))
@@ -149,11 +149,15 @@ class Budget:
         if call_id in self._calls:
             raise ValueError(f"call {call_id!r} already holds a reservation on pool {self._config.name!r}")
         for key, meter in self._meters.items():
-            if not meter.holds(charge.of(key.resource), now):
+            if not meter.holds(meter.amount(charge), now):
                 raise ValueError(
                     f"meter {key} of pool {self._config.name!r} lacks room for {charge.of(key.resource):g}: "
                     f"{meter.available(now):g} available; ask lack() first"
                 )
+        self._grant(call_id, charge, now, now)
+
+    def take(self, call_id: str, charge: Charge, now: float) -> None:
+        """`reserve` for whom `lack` said None of this charge at this `now`."""
         self._grant(call_id, charge, now, now)
 
     def adopt(self, call_id: str, charge: Charge, age: float, now: float) -> None:
@@ -162,8 +166,8 @@ class Budget:
             self._grant(call_id, charge, now - (sane(age) or 0.0), now)
 
     def _grant(self, call_id: str, charge: Charge, granted_at: float, now: float) -> None:
-        for key, meter in self._meters.items():
-            meter.grant(charge.of(key.resource), now)
+        for meter in self._meters.values():
+            meter.grant(meter.amount(charge), now)
         self._spans.grant(charge, now)
         self._calls[call_id] = _Call(charge, granted_at)
 
@@ -190,8 +194,8 @@ class Budget:
             grown = grown or not isinstance(meter, Bucket) or any(a > b for a, b in zip(after, before, strict=True))
         if not call.answered:
             call.answered = True
-            for key, meter in self._meters.items():
-                meter.answer(call.charge.of(key.resource), now)
+            for meter in self._meters.values():
+                meter.answer(meter.amount(call.charge), now)
         return grown
 
     def settle(self, call_id: str, *, dispatched: bool, usage: Usage | None, now: float) -> Charge | None:
@@ -210,8 +214,8 @@ class Budget:
             if usage is None
             else rules.corrected(self._config.provider, call.charge, usage, self._config.dialect)
         )
-        for key, meter in self._meters.items():
-            meter.settle(call.charge.of(key.resource), final.of(key.resource), call.answered, now)
+        for meter in self._meters.values():
+            meter.settle(meter.amount(call.charge), meter.amount(final), call.answered, now)
             if usage is not None:
                 meter.served(now)
         return final

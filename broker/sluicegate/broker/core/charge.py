@@ -160,6 +160,8 @@ def sane(value: float | None, low: float = 0.0, high: float = _LARGEST) -> float
 
 
 def _count(value: float | None) -> float:
+    if type(value) is int and 0 <= value <= _LARGEST:
+        return value
     return sane(value) or 0.0
 
 
@@ -189,6 +191,8 @@ def admission(provider: Provider, estimate: Estimate, dialect: str = "") -> Char
 def corrected(provider: Provider, charge: Charge, usage: Usage, dialect: str = "") -> Charge:
     """`charge` after the provider has corrected it by the real usage; unchanged where it corrects nothing."""
     facts = rule(provider, dialect)
+    if not facts.corrected and not facts.returns_cached:
+        return charge
     given, output = _count(usage.input_tokens), _count(usage.output_tokens)
     cached = min(given, _count(usage.cached_input_tokens))
     if facts.returns_cached:

@@ -18,7 +18,6 @@ A repeated answer has no second `Decision`: nothing was decided.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from math import inf
 from typing import assert_never
@@ -166,9 +165,7 @@ class Dispatcher:
             self._pass(call, now, out)
             return None
         call.pool = target.name
-        estimate = self._calibration.correct(acquire.estimate, target.name, acquire.model, call.party.task_type)
-        if estimate is not acquire.estimate:
-            call.acquire = replace(acquire, estimate=estimate)
+        call.estimate = self._calibration.correct(acquire.estimate, target.name, acquire.model, call.party.task_type)
         standing = self._resolver.standing(tenant, target, acquire.workload)
         if isinstance(standing, Refusal):
             self._refuse(call, standing, now, out)
@@ -190,7 +187,7 @@ class Dispatcher:
         if event.usage is not None:
             self._ledger.used(call.party.tenant, event.usage.total)
             if event.error_class is ErrorClass.NONE and not call.trim_to:
-                self._calibration.learn(call.said, event.usage, call.pool, call.model, call.party.task_type)
+                self._calibration.learn(call.acquire.estimate, event.usage, call.pool, call.model, call.party.task_type)
         if pool.settle(call, event, now, out):
             self._drop(call)
         self._finish(pool, now, out)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from sluicegate.broker.core.effects import Granted, Party
 from sluicegate.broker.core.events import Acquire
 from sluicegate.broker.core.units import Charge, MeterKey
-from sluicegate.wire.values import Chain, FallbackOption
+from sluicegate.wire.values import Chain, Estimate, FallbackOption
 from sluicegate.wire.words import Latency, Outcome, Reason
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ LATENCY = {rank: latency for latency, rank in RANK.items()}
 
 Vector = tuple[float, ...]
 """An amount on each continuous meter of the pool, in the pool's order of meters."""
+
+
+_NOBODY = Party("", "", "")
+_NOTHING = Charge()
+_NEAR_REAL_TIME = RANK[Latency.NEAR_REAL_TIME]
 
 
 class State(IntEnum):
@@ -69,6 +74,7 @@ class Call:
         "deadline",
         "debited_at",
         "eligible_at",
+        "estimate",
         "flow",
         "give_up_at",
         "give_up_reason",
@@ -81,7 +87,6 @@ class Call:
         "pool",
         "queued",
         "rank",
-        "said",
         "seq",
         "served_before",
         "session",
@@ -108,17 +113,17 @@ class Call:
         self.model = acquire.model
         self.outcome = Outcome.GRANTED
         self.trim_to = 0  # input tokens that its history is trimmed to; 0: untouched
-        self.said = acquire.estimate  # before calibration
-        self.untrimmed: Acquire | None = None  # what it asked for, while it is trimmed
+        self.estimate = acquire.estimate  # as calibrated and trimmed
+        self.untrimmed: Estimate | None = None  # the same before it was trimmed, while it is
         self.grant: Granted | None = None
         self.binding: MeterKey | None = None
         # Set by the dispatcher from policy.
         self.pool = ""
-        self.party = Party("", "", "")
+        self.party = _NOBODY
         self.tier = 0
         self.weight = 1
         self.max_depth = 0
-        self.rank = RANK[Latency.NEAR_REAL_TIME]
+        self.rank = _NEAR_REAL_TIME
         self.chain: Chain | None = None
         self.begun = False
         self.deadline = inf
@@ -126,11 +131,11 @@ class Call:
         self.give_up_reason = Reason.MAX_WAIT
         self.options: tuple[FallbackOption, ...] = ()
         # Set by the pool.
-        self.charge = Charge()
+        self.charge = _NOTHING
         self.vector: Vector = ()
         self.share = 0.0  # seconds of the whole pool: the dominant share
         self.cost = 0.0  # what its tenant's tag was moved by
-        self.usage = Charge()  # the estimate of its usage, for ceilings
+        self.usage = _NOTHING  # the estimate of its usage, for ceilings
         self.debited_at = 0.0  # when that was debited to its tenant's ceilings
         self.check_at = 0.0  # when its wait is predicted again
         self.eligible_at = 0.0

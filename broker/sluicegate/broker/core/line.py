@@ -89,7 +89,7 @@ class Line:
 
     def price(self, call: Call, now: float, *, quiet: bool = False) -> bool:
         """Set what the call costs. False: it can never fit (and is unserved, unless `quiet`)."""
-        estimate = call.acquire.estimate
+        estimate = call.estimate
         call.charge = charge = self.budget.charge(estimate, call.model)
         call.usage = estimated_usage(estimate)
         if self.budget.relax(charge, now):

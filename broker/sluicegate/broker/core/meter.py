@@ -27,12 +27,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.foreign import ForeignUse, Sample
 from sluicegate.broker.core.history import History, Log
-from sluicegate.broker.core.units import MeterKey
+from sluicegate.broker.core.units import Charge, MeterKey
 from sluicegate.wire.values import MeterReading
 from sluicegate.wire.words import Algorithm, LearnLimits, Resource
 
@@ -84,6 +86,7 @@ class Meter(ABC):
     def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:
         self.terms = terms
         self.key = terms.key
+        self.amount: Callable[[Charge], float] = attrgetter(terms.key.resource.value)  # what a charge takes here
         self.limit = terms.limit
         self.observed = False
         self.refused = False  # a quota 429 named it
@@ -237,6 +240,10 @@ class Meter(ABC):
         """The call ended; the provider charged `final` of the granted `charge`."""
         self.advance(now)
         self._release(charge)
+        if final == charge and not self.terms.on_completion:
+            if not answered:
+                self.history.answer(charge, now)
+            return
         if self.terms.on_completion:
             self.history.revoke(charge - final)
             self.history.answer(final, now)

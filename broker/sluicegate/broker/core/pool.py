@@ -123,12 +123,15 @@ class Pool:
         line = self._line
         line.ranking.advance(now)
         tier = line.queue.tiers[call.tier]
+        call.binding = None
         if not line.price(call, now):
             return
         (tier.arrivals_batch if call.batch else tier.arrivals_interactive).add(call.vector, now)
         flow = line.flow(call)
+        if self._pump.pass_through(call, flow, now, out):
+            return
         line.queue.enter(call, flow, now)
-        self._pump.run(now, out, unchanged=True)
+        self._pump.run(now, out, unchanged=call is not self._pump.blocked)  # it is again where it was trimmed
         if call.state is not State.WAITING:
             return
         if len(flow) > call.max_depth:
@@ -250,7 +253,7 @@ class Pool:
                 None if usage is None else usage.total,
                 0 if usage is None else usage.input_tokens,
                 0 if usage is None else usage.output_tokens,
-                call.acquire.estimate.input_tokens,
+                call.estimate.input_tokens,
             )
         )
         return ready, event.error_class is not ErrorClass.NONE or charge != call.charge or flow.ceilings is not None

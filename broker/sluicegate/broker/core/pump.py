@@ -13,7 +13,7 @@ from math import inf
 
 from sluicegate.broker.core.budget import Lack
 from sluicegate.broker.core.effects import Decision, Effect, Granted
-from sluicegate.broker.core.flow import BATCH, Call, State
+from sluicegate.broker.core.flow import BATCH, Call, Flow, State
 from sluicegate.broker.core.line import PREDICTION_MARGIN, Line
 from sluicegate.broker.core.units import MeterKey
 from sluicegate.wire.words import Reason, Resource
@@ -41,8 +41,10 @@ class Pump:
         for call in queue.expired(now):
             self._due_call(call, now)
         before, until = (self.blocked, self.blocked_until) if unchanged else (None, 0.0)
-        self.blocked_until = inf
-        self.blocked = None
+        self.blocked, self.blocked_until = None, inf
+        if not queue.waiting:
+            self.binding = None
+            return
         gated: set[int] = set()
         while True:
             found = queue.head(now, line.ranking.rates, gated)
@@ -78,6 +80,23 @@ class Pump:
                 if self._claim is not None:
                     self._backfill(call, lack, now, out)
                 return
+
+    def pass_through(self, call: Call, flow: Flow, now: float, out: list[Effect]) -> bool:
+        """Grant a new call that nobody waits before, where it has room: what `run` would do, without the queue."""
+        line = self.line
+        queue = line.queue
+        tier = queue.tiers[call.tier]
+        if queue.waiting or flow.ceilings is not None or tier.ceiling < 1.0:
+            return False
+        if line.budget.lack(call.charge, now, line.held_back[call.tier]) is not None:
+            return False
+        self.blocked, self.blocked_until = None, inf
+        queue.claiming_guarantee = -1
+        line.budget.take(call.call_id, call.charge, now)
+        tier.pass_through(call, flow, now)
+        self._granted(call, Reason.ROOM, queue.nobody, now, out)
+        self.binding = None
+        return True
 
     def _gate(self, call: Call, *, due: bool) -> float:
         held = self.line.held_back[call.tier]
@@ -134,20 +153,26 @@ class Pump:
         queue = line.queue
         tier = queue.tiers[call.tier]
         if not reserved:
-            line.budget.reserve(call.call_id, call.charge, now)
+            line.budget.take(call.call_id, call.charge, now)
         if reason is Reason.GUARANTEE:
             tier.spend(call)
         tier.draw(call.vector)
         tier.granted(call, now)
         queue.leave(call, now)
-        call.state = State.GRANTED
-        line.granted[call.call_id] = call
         line.debit(call, now)
-        if call.chain is not None:
-            line.chains.granted(call)
         waiting = queue.eligible(now, batch=call.rank == BATCH)
         if reason is None:
             reason = Reason.TIER_ORDER if any(count for _, count in waiting) else Reason.ROOM
+        self._granted(call, reason, waiting, now, out)
+
+    def _granted(
+        self, call: Call, reason: Reason, waiting: tuple[tuple[str, int], ...], now: float, out: list[Effect]
+    ) -> None:
+        line = self.line
+        call.state = State.GRANTED
+        line.granted[call.call_id] = call
+        if call.chain is not None:
+            line.chains.granted(call)
         waited = max(0.0, now - call.arrival)
         binding = call.binding or (self.binding if waited > 0.0 else None)
         name, model = line.config.name, call.model

@@ -38,6 +38,7 @@ class PoolQueue:
         self.tiers = [Tier(config, index, meters, now) for index, config in enumerate(tiers)]
         self.waiting = 0
         self.delayed: dict[str, Call] = {}
+        self.nobody = tuple((tier.name, 0) for tier in self.tiers)  # `eligible` while nothing waits
         self.claiming_guarantee = -1  # the tier whose due guarantee holds the claim
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = 0
@@ -148,6 +149,8 @@ class PoolQueue:
 
     def eligible(self, now: float, *, batch: bool) -> tuple[tuple[str, int], ...]:
         """By tier, the calls that a grant now passes over: interactive ones, with `batch` the batch ones too."""
+        if not self.waiting:
+            return self.nobody
         return tuple(
             [
                 (

@@ -7,6 +7,8 @@ but do not rank tenants. Figures of the budget are read now and then, not for ea
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from sluicegate.broker.core.budget import Budget
 from sluicegate.broker.core.units import Charge
 
@@ -25,7 +27,7 @@ class Ranking:
         ranking = ranking or [meter for meter in meters if meter.key.window < _HOUR] or list(meters)
         self.meters = tuple(meter.key for meter in ranking)
         self.continuous = frozenset(key for key in self.meters if key in effective)
-        self._resources = tuple(key.resource for key in self.meters)
+        self._amounts = [attrgetter(key.resource.value) for key in self.meters]
         self._budget = budget
         self.read_limits(now)
 
@@ -52,11 +54,8 @@ class Ranking:
 
     def vector(self, charge: Charge) -> tuple[float, ...]:
         """`charge` on each meter."""
-        return tuple([charge.of(resource) for resource in self._resources])
+        return tuple([amount(charge) for amount in self._amounts])
 
     def share(self, vector: tuple[float, ...]) -> float:
         """The dominant share of a charge: the most seconds of any limit's rate that it takes."""
-        share = 0.0
-        for amount, limit in zip(vector, self._nominal, strict=True):
-            share = max(share, amount / limit)
-        return share
+        return max([amount / limit for amount, limit in zip(vector, self._nominal, strict=True)], default=0.0)

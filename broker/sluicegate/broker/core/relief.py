@@ -23,15 +23,14 @@ _CURABLE = (Reason.PREDICTED_WAIT, Reason.DEADLINE, Reason.MAX_WAIT, Reason.NEVE
 def trim(call: Call, target: int, item: Unserved) -> bool:
     """Make `call` the same call with `target` input tokens. False, and nothing changed, where that is no help: its
     history cannot be trimmed so far, it is not larger, or something else than input tokens keeps it waiting."""
-    estimate = call.acquire.estimate
+    estimate = call.estimate
     if item.reason not in _CURABLE or (item.lack is not None and item.lack.meter.resource not in _INPUT):
         return False
     if not 0 < estimate.least_input_tokens <= target < estimate.input_tokens:
         return False
     characters = estimate.characters * target // estimate.input_tokens
-    trimmed = replace(estimate, input_tokens=target, characters=characters, least_input_tokens=0)
-    call.untrimmed = call.acquire
-    call.acquire = replace(call.acquire, estimate=trimmed)
+    call.untrimmed = estimate
+    call.estimate = replace(estimate, input_tokens=target, characters=characters, least_input_tokens=0)
     call.trim_to = target
     return True
 
@@ -39,7 +38,7 @@ def trim(call: Call, target: int, item: Unserved) -> bool:
 def restore(call: Call) -> None:
     """Undo `trim`: what comes next in its fallbacks is for the whole call."""
     if call.untrimmed is not None:
-        call.acquire, call.untrimmed, call.trim_to = call.untrimmed, None, 0
+        call.estimate, call.untrimmed, call.trim_to = call.untrimmed, None, 0
 
 
 def part_tokens(item: Unserved) -> int:
@@ -50,4 +49,4 @@ def part_tokens(item: Unserved) -> int:
     if lack.meter.resource not in _INPUT:
         return 0
     need = max(1.0, call.charge.of(lack.meter.resource), call.usage.of(lack.meter.resource))
-    return int(call.acquire.estimate.input_tokens * min(1.0, _PART * lack.fits_now / need))
+    return int(call.estimate.input_tokens * min(1.0, _PART * lack.fits_now / need))

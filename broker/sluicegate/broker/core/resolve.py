@@ -44,6 +44,7 @@ class Passthrough:
 
 
 PASSTHROUGH = Passthrough()
+_NO_TASK = TaskConfig("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Resolver:
             tenant = snapshot.tenants[name]
             self._by_namespace.setdefault(tenant.namespace, []).append(tenant)
         self._tenants: dict[tuple[str, str], TenantConfig] = {}
+        self._standings: dict[tuple[str, str], Standing] = {}
 
     # ---- pool
 
@@ -187,19 +189,29 @@ class Resolver:
 
     def standing(self, tenant: TenantConfig, pool: PoolConfig, workload: Workload) -> Standing | Refusal:
         """The tenant's tier and weight in `pool`, bounded by its access rules. Unknown tiers are the lowest."""
+        if pool.access is None:
+            return self._unbounded(tenant, pool)
+        rule = next((rule for rule in pool.access if self._covers(rule, tenant, workload)), None)
+        if rule is None:
+            message = f"namespace {tenant.namespace!r} may not use pool {pool.name!r}: no rule of spec.access covers it"
+            return Refusal(Reason.ACCESS_DENIED, message)
         tier, weight = pool.tier_index(tenant.tier), max(1, tenant.weight)
-        if pool.access is not None:
-            rule = next((rule for rule in pool.access if self._covers(rule, tenant, workload)), None)
-            if rule is None:
-                message = (
-                    f"namespace {tenant.namespace!r} may not use pool {pool.name!r}: no rule of spec.access covers it"
-                )
-                return Refusal(Reason.ACCESS_DENIED, message)
-            if rule.max_tier is not None:
-                tier = max(tier, pool.tier_index(rule.max_tier))
-            if rule.max_weight is not None:
-                weight = max(1, min(weight, rule.max_weight))
+        if rule.max_tier is not None:
+            tier = max(tier, pool.tier_index(rule.max_tier))
+        if rule.max_weight is not None:
+            weight = max(1, min(weight, rule.max_weight))
         return Standing(tier, pool.tiers[tier].name, weight)
+
+    def _unbounded(self, tenant: TenantConfig, pool: PoolConfig) -> Standing:
+        key = (tenant.name, pool.name)
+        standing = self._standings.get(key)
+        if standing is None:
+            tier = pool.tier_index(tenant.tier)
+            standing = Standing(tier, pool.tiers[tier].name, max(1, tenant.weight))
+            if len(self._standings) >= _CACHED:
+                self._standings.clear()
+            self._standings[key] = standing
+        return standing
 
     def _covers(self, rule: AccessRule, tenant: TenantConfig, workload: Workload) -> bool:
         if "*" in rule.namespaces or tenant.namespace in rule.namespaces:
@@ -213,13 +225,14 @@ class Resolver:
 
 
 def apply_criticality(call: Call, tenant: TenantConfig, standing: Standing) -> bool:
-    """Set the call's party and urgency: its words over its task type's over its tenant's.
+    """Set the call's tier and urgency: its words over its task type's over its tenant's. Its party is its tenant's.
 
     Returns whether it is an orchestrator's call.
     """
     said = call.acquire.criticality
-    task = tenant.tasks.get(said.task_type) or TaskConfig(said.task_type)
-    call.party = Party(tenant.name, standing.tier_name, said.task_type)
+    task = tenant.tasks.get(said.task_type, _NO_TASK)
+    if call.party.tier != standing.tier_name:
+        call.party = Party(tenant.name, standing.tier_name, said.task_type)
     call.tier = standing.tier
     call.weight = standing.weight
     call.max_depth = tenant.max_queue_depth
