@@ -11,13 +11,14 @@ fields that they do not know. Objects are dicts as the API server sends them.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import contextlib
 import json
 import os
 import ssl
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,14 @@ def in_cluster(environment: Mapping[str, str] = os.environ) -> Access:
     return Access(f"https://{host}:{port}", _ACCOUNT / "ca.crt", _ACCOUNT / "token", namespace=namespace)
 
 
-def from_kubeconfig(path: Path, context: str = "") -> Access:
+Plugin = Callable[[Mapping[str, Any], Path], Mapping[str, str]]
+"""Runs a user's `exec` entry of the kubeconfig at a path; answers fields of a user. Raises KubeError."""
+
+
+def from_kubeconfig(path: Path, context: str = "", plugin: Plugin | None = None) -> Access:
     """The access of a kubeconfig's context, by default its current one. Raises KubeError that names what is wrong.
 
-    Tokens and client certificates are supported; `exec` plugins and auth providers are not.
+    Tokens and client certificates are supported, `exec` entries where `plugin` runs them, auth providers are not.
     """
     try:
         config = yaml.safe_load(path.read_text())
@@ -114,7 +119,9 @@ def from_kubeconfig(path: Path, context: str = "") -> Access:
         raise KubeError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise KubeError(f"{path} is no usable kubeconfig: {error}") from None
-    if "exec" in user or "auth-provider" in user:
+    if "exec" in user and plugin is not None:
+        user = {**user, **plugin(user["exec"], path)}
+    elif "exec" in user or "auth-provider" in user:
         raise KubeError(f"{path}: user {chosen['user']!r} needs a plugin, which is not supported; use `kubectl proxy`")
 
     def file(kind: str, holder: Mapping[str, str]) -> Path | None:
@@ -134,14 +141,16 @@ def from_kubeconfig(path: Path, context: str = "") -> Access:
     )
 
 
-def access(environment: Mapping[str, str] = os.environ, kubeconfig: str = "", context: str = "") -> Access:
+def access(
+    environment: Mapping[str, str] = os.environ, kubeconfig: str = "", context: str = "", plugin: Plugin | None = None
+) -> Access:
     """What kubectl would use: `kubeconfig`, else the pod's own access, else $KUBECONFIG, else ~/.kube/config."""
     if kubeconfig:
-        return from_kubeconfig(Path(kubeconfig), context)
+        return from_kubeconfig(Path(kubeconfig), context, plugin)
     if environment.get("KUBERNETES_SERVICE_HOST") and not context:
         return in_cluster(environment)
     first = environment.get("KUBECONFIG", "").split(os.pathsep)[0]
-    return from_kubeconfig(Path(first) if first else Path.home() / ".kube" / "config", context)
+    return from_kubeconfig(Path(first) if first else Path.home() / ".kube" / "config", context, plugin)
 
 
 def _named(entries: Sequence[Any], name: str) -> Any:
@@ -156,6 +165,7 @@ def _written(content: bytes) -> Path:
     descriptor, name = tempfile.mkstemp(prefix="sluicegate-")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+    atexit.register(Path(name).unlink, missing_ok=True)
     return Path(name)
 
 

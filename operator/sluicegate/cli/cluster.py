@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sluicegate.cli.credential import credential
 from sluicegate.kube.client import ApiError, Client, KubeError, Object, ObjectRef, access, connect
 
 SYSTEM = "sluicegate-system"
@@ -65,7 +66,7 @@ def problem_of(error: KubeError) -> str:
 @contextlib.asynccontextmanager
 async def reached(options: argparse.Namespace) -> AsyncIterator[Client]:
     """A client of the API server that the flags name. Raises KubeError."""
-    async with connect(access(os.environ, options.kubeconfig, options.context)) as client:
+    async with connect(access(os.environ, options.kubeconfig, options.context, credential)) as client:
         yield client
 
 

@@ -182,3 +182,5 @@ def bounded(command: str, work: Coroutine[Any, Any, int]) -> int:
     except (BrokerError, KubeError, OSError) as problem:
         sys.stderr.write(f"{command}: {problem}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
