@@ -131,7 +131,7 @@ class Pool:
         if self._pump.pass_through(call, flow, now, out):
             return
         line.queue.enter(call, flow, now)
-        self._pump.run(now, out, unchanged=call is not self._pump.blocked)  # it is again where it was trimmed
+        self._pump.run(now, out, unchanged=True)
         if call.state is not State.WAITING:
             return
         if len(flow) > call.max_depth:
@@ -140,6 +140,12 @@ class Pool:
             line.leave(call, Reason.QUEUE_FULL_POOL, now)
         else:
             line.check(call, now, 1.0)
+        self._left(call, now, out)
+
+    def _left(self, call: Call, now: float, out: list[Effect]) -> None:
+        """A call that gave up as it came holds no claim: the next one does."""
+        if call.state is not State.WAITING and self._pump.blocked is call:
+            self._pump.run(now, out)
 
     def try_now(self, call: Call, now: float, out: list[Effect]) -> bool:
         """Grant `call` as a fallback if it would be first in the order and the budget has room; else leave no trace."""
@@ -171,6 +177,7 @@ class Pool:
             self._pump.run(now, out)
             if call.state is State.WAITING:
                 line.check(call, now, 1.0)
+                self._left(call, now, out)
 
     def adopt(self, call: Call, age: float, now: float) -> None:
         """A re-declared call in flight: its reservation is taken over."""
