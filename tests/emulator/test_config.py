@@ -98,7 +98,10 @@ def change(**fields: Any) -> dict[str, Any]:
         ({}, "pools is missing"),
         ("text", "emulator: must be a mapping, not 'text'"),
         ({"pool": []}, "emulator.pool: is not known here; allowed are seed, keys, unknownKeys, pools"),
-        (change(wire="Azure"), "emulator.pools[0].wire: must be one of OpenAI, Anthropic, not 'Azure'"),
+        (
+            change(wire="Azure"),
+            "emulator.pools[0].wire: must be one of OpenAI, Anthropic, AzureOpenAI, GoogleGemini",
+        ),
         (change(limits=[]), "emulator.pools[0].limits: at least one limit is needed"),
         (change(limits=[{"resource": "Tokens"}]), "emulator.pools[0].limits[0]: limit is missing"),
         (change(limits=[{"resource": "Token", "limit": 1}]), "resource: must be one of Requests, Tokens, InputTokens"),
@@ -114,7 +117,7 @@ def change(**fields: Any) -> dict[str, Any]:
         (change(maxConcurrent=1.5), "maxConcurrent: must be a whole number, not 1.5"),
         ({"pools": [POOL, POOL]}, "the name 'p' is used more than once"),
         ({"pools": [POOL], "keys": {"sk-secret": 5}}, "keys: must map credentials to the names of accounts"),
-        ({"kind": "ProviderPool", "metadata": {}, "spec": {"provider": "Mistral"}}, "is not emulated: 'Mistral'"),
+        ({"kind": "ProviderPool", "metadata": {}, "spec": {"provider": "Cohere"}}, "is not emulated: 'Cohere'"),
     ],
 )
 def test_bad_configuration_names_field_value_and_what_is_allowed(data: object, problem: str) -> None:

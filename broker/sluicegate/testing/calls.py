@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the emulator understood of one call, and what it answers when it understood nothing: shared by both wires."""
+"""What the emulator understood of one call, and what it answers when it understood nothing: shared by all wires."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import orjson
 from sluicegate.testing.limits import Demand
 
 Json = Mapping[str, Any]
+EVENTS = "text/event-stream; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One parsed call. `charge`: what admission counts in tokens. `bound`: the request's cap on output, or None."""
+    """One parsed call. `charge`: what admission counts in tokens. `bound`: the request's cap on output, or None.
+    `copies`: choices, or inputs to embed. `generates`: whether an answer has output tokens.
+    `array`: a stream comes as one JSON array."""
 
     endpoint: str
     model: str
@@ -30,6 +33,8 @@ class Call:
     user: str | None = None
     dimensions: int = 0
     base64: bool = False
+    generates: bool = True
+    array: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,10 @@ class BadRequestError(Exception):
 
 
 class Stream(Protocol):
-    """The frames of one streamed completion, as bytes ready to send."""
+    """The frames of one streamed completion, as bytes ready to send. `mime`: its content type."""
 
+    @property
+    def mime(self) -> str: ...
     def opening(self) -> bytes: ...
     def delta(self, text: str, tokens: int) -> bytes: ...
     def closing(self, output_tokens: int, *, cut: bool) -> bytes: ...

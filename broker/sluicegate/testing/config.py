@@ -6,15 +6,16 @@
     unknownKeys: default               # an account, or null: answer 401
     pools:
     - name: gpt-4o
-      wire: OpenAI                     # OpenAI | Anthropic
+      wire: OpenAI                     # OpenAI | Anthropic | AzureOpenAI | GoogleGemini | GoogleVertex | Mistral | Groq
       account: default                 # whose calls; "*" (the default): one pool for every account together
       models: [gpt-4o, "gpt-4o-2024-*"]
       limits:
       - {resource: Requests, limit: 500, window: 1m}
       - {resource: Tokens, limit: 30000, window: 1m, algorithm: Bucket, burst: 1m, slice: 1s, inHeaders: true}
-      admission: sum                   # sum | max | chars (OpenAI)
-      chargeRejected: requests         # requests | none | all; default: requests on OpenAI, none on Anthropic
-      retryAfter: true                 # OpenAI: retry-after and retry-after-ms on a 429
+      admission: sum                   # sum | max | chars (OpenAI, Azure, Groq)
+      chargeRejected: requests         # requests | none | all; default: requests on OpenAI, Azure and Groq, else none
+      retryAfter: true                 # OpenAI, Azure, Groq: retry-after (and retry-after-ms, not Groq's) on a 429
+      rateLimitKey: false              # Azure: x-ratelimit-key is sent, and resets are truncated seconds; else ms
       responsesStreamHeaders: false    # OpenAI: rate-limit headers on a stream of /v1/responses
       retryAfterOnSuccess: 0.25        # Anthropic: the share of 200s that carry a (meaningless) retry-after
       maxConcurrent: 0                 # Anthropic: connections at a time; 0: no limit
@@ -25,7 +26,9 @@
       foreign: {percent: 30, callTokens: 500, outputShare: 0.2, start: 10s, stop: 1m}
       changes: [{at: 30s, resource: Tokens, limit: 15000}]
 
-Durations are seconds or strings (`250ms`, `10s`, `1m`, `24h`). Names are read without regard to case, `-` and `_`.
+A limit's `algorithm` is Bucket unless said otherwise; on GoogleGemini, GoogleVertex and Mistral, which name windows,
+it is FixedWindow. Durations are seconds or strings (`250ms`, `10s`, `1m`, `24h`). Names are read without regard to
+case, `-` and `_`.
 `ProviderPool` documents (`kind: ProviderPool`) are taken too, each as a pool of the same name, models and limits.
 """
 
@@ -39,8 +42,10 @@ from pathlib import Path
 from sluicegate.testing.charges import AdmissionRule
 from sluicegate.testing.faults import Episode, Fault, Pace
 from sluicegate.testing.foreign import ForeignConfig
-from sluicegate.testing.limits import LimitsConfig, Resource, Wire
+from sluicegate.testing.limits import LimitsConfig
+from sluicegate.testing.meters import Resource
 from sluicegate.testing.text import OutputLength
+from sluicegate.testing.wires import Wire
 
 
 class ConfigError(ValueError):
@@ -71,6 +76,7 @@ class PoolConfig:
     account: str = "*"
     admission: AdmissionRule = "sum"
     retry_after: bool = True
+    rate_limit_key: bool = False
     responses_stream_headers: bool = False
     retry_after_on_success: float = 0.25
     max_concurrent: int = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A provider on loopback: OpenAI's and Anthropic's wire, limits as they really behave, faults, and the truth about it.
+"""A provider on loopback, on the wire of each: limits as they really behave, faults, and the truth about it.
 
     config = EmulatorConfig.from_data({"pools": [{"name": "gpt-4o", "wire": "OpenAI", "models": ["gpt-4o"],
         "limits": [{"resource": "Requests", "limit": 500, "window": "1m"},
@@ -11,7 +11,8 @@
         emulator.pool("gpt-4o").accounts.utilization(0, emulator.now())
 
 Served: POST /v1/chat/completions, /v1/responses, /v1/embeddings, GET /v1/models, POST /v1/messages and
-/v1/messages/count_tokens; and for whoever runs it /_emulator/* (see `control`). The order of a call: credential, model,
+/v1/messages/count_tokens; the other providers below a path each (see `faces`); and for whoever runs it /_emulator/*
+(see `control`). The order of a call: credential, model,
 fault, admission by the limits, wait for the first byte, answer. Rate-limit figures in headers are those of the moment
 of admission. `config` describes all settings, `limits` the rules, `truth` the accounting, `faults` what can go wrong.
 A request header `x-emulator-output-tokens: N` fixes the length of one completion.
@@ -32,9 +33,9 @@ from aiohttp import web
 from sluicegate.testing import control, tokens
 from sluicegate.testing.config import ConfigError, EmulatorConfig
 from sluicegate.testing.exchange import Exchange
-from sluicegate.testing.limits import Wire
 from sluicegate.testing.pools import Pool
 from sluicegate.testing.truth import CallLog
+from sluicegate.testing.wires import Wire
 
 __all__ = ["ConfigError", "Emulator", "EmulatorConfig", "serve"]
 
@@ -71,6 +72,31 @@ class Emulator:
     def anthropic_url(self) -> str:
         """What an Anthropic SDK takes as `base_url`."""
         return self.url
+
+    @property
+    def azure_url(self) -> str:
+        """What AzureOpenAI takes as `azure_endpoint`."""
+        return f"{self.url}/azure"
+
+    @property
+    def gemini_url(self) -> str:
+        """What google-genai takes as `http_options.base_url`."""
+        return f"{self.url}/gemini"
+
+    @property
+    def vertex_url(self) -> str:
+        """The same with `vertexai=True`."""
+        return f"{self.url}/vertex"
+
+    @property
+    def mistral_url(self) -> str:
+        """What mistralai takes as `server_url`."""
+        return f"{self.url}/mistral"
+
+    @property
+    def groq_url(self) -> str:
+        """What an OpenAI SDK takes as `base_url` for Groq."""
+        return f"{self.url}/groq/openai/v1"
 
     def now(self) -> float:
         """Seconds since the emulator started: the clock of all its accounts."""

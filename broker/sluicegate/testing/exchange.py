@@ -6,15 +6,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 from aiohttp import web
 
-from sluicegate.testing import text, wire_anthropic, wire_openai
-from sluicegate.testing.calls import Answer, BadRequestError, Call, Stream
+from sluicegate.testing import text, wire_openai
+from sluicegate.testing.calls import Answer, BadRequestError, Call
+from sluicegate.testing.face import Place
+from sluicegate.testing.faces import face_of
 from sluicegate.testing.faults import Fault, spoil_headers
-from sluicegate.testing.limits import Demand, MeterFigures, Rejected, Wire, format_headers
+from sluicegate.testing.limits import Demand, MeterFigures, Rejected, format_headers
 from sluicegate.testing.pools import Pool
 from sluicegate.testing.truth import CallRecord
 
@@ -28,15 +30,6 @@ _CHUNK_AT_ONCE = 16  # tokens in a chunk of an unpaced stream
 _SLOWNESS = 10.0
 _SLOW_RATE = 20.0  # tokens per second of a slow stream whose pace is "at once"
 _BROKEN = b'data: {"id": "chatcmpl-broken", "choi\n\nevent: nonsense\ndata: not json\n\n'
-_PATHS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/responses",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-    }
-)
 
 
 class Exchange:
@@ -47,14 +40,16 @@ class Exchange:
         self._request = request
         self._began = emulator.now()
         self._wall = time.time()
-        self._wire: Wire = "anthropic" if request.path.startswith("/v1/messages") else "openai"
+        self._face, self._path = face_of(request.path)
+        self._place: Place | None = None
         self._number = emulator.number()
         self._pool: Pool | None = None
         self._call: Call | None = None
         self._account, self._credential = "", ""
         self._status, self._outcome = 0, "cancelled"
         self._output = 0
-        self._endpoint = request.path.removeprefix("/v1/")[:40]
+        self._billed = False
+        self._endpoint = self._path.removeprefix("/v1/")[:40]
         self._model = ""
 
     def record(self) -> None:
@@ -88,37 +83,39 @@ class Exchange:
         )
 
     async def run(self) -> web.StreamResponse:
-        request = self._request
+        request, face = self._request, self._face
         body = await self._read_body()
         account = self._authenticate()
+        self._place = place = face.place(self._path, request.query) if request.method == "POST" else None
         if account is None:
-            return await self._answer(self._errors.auth())
+            return await self._fail(face.auth())
         if request.method == "GET" and request.path == "/v1/models":
             return await self._answer(Answer(200, wire_openai.models(self._model_names()), "ok"))
-        if request.method != "POST" or request.path not in _PATHS:
-            missing = wire_openai.not_found(request.method, request.path)
-            return await self._answer(missing if self._wire == "openai" else wire_anthropic.not_found())
+        if place is None:
+            return await self._fail(face.not_found(request.method, request.path))
+        self._endpoint = place.api
         try:
             data = orjson.loads(body) if body is not None else None
         except orjson.JSONDecodeError:
             data = None
         if not isinstance(data, dict):
-            return await self._answer(self._errors.bad_json())
-        model = data.get("model")
+            return await self._fail(face.bad_json())
+        model = data.get("model") if place.model is None else place.model
         self._model = str(model)[:100]
-        pool = self._emulator.route(account, self._wire, model) if isinstance(model, str) else None
+        pool = self._emulator.route(account, face.wire, model) if isinstance(model, str) else None
         if pool is None:
-            return await self._answer(self._errors.unknown_model(model))
+            return await self._fail(face.unknown_model(model))
         self._pool = pool
         try:
-            self._call = call = self._parse(data, self._model, pool)
+            self._call = call = face.parse(place, data, self._model, pool.config)
         except BadRequestError as error:
-            return await self._refuse(pool, error.answer)
-        if request.path.endswith("count_tokens"):
-            return await self._answer(Answer(200, wire_anthropic.count(call), "ok"))
-        return await self._serve(pool, call)
+            return await self._refuse(pool, place, error.answer)
+        if place.counts:
+            return await self._answer(Answer(200, face.count(call), "ok"))
+        return await self._serve(pool, place, call)
 
-    async def _serve(self, pool: Pool, call: Call) -> web.StreamResponse:
+    async def _serve(self, pool: Pool, place: Place, call: Call) -> web.StreamResponse:
+        face = self._face
         now = self._emulator.now()
         fault = pool.plan.draw(now)
         if fault is Fault.HANG:
@@ -126,42 +123,44 @@ class Exchange:
             await asyncio.sleep(_HANG_LIMIT)
             return self._cut(web.StreamResponse())
         if fault is Fault.AUTH:
-            return await self._answer(self._errors.auth())
+            return await self._fail(face.auth())
         if fault is Fault.BILLING:
-            return await self._answer(self._errors.billing())
+            return await self._fail(face.billing())
         overloaded = fault is Fault.OVERLOAD or (fault is Fault.STREAM_OVERLOAD and not call.stream)
-        if overloaded and self._wire == "anthropic":
-            return await self._answer(wire_anthropic.overloaded())
+        if overloaded and face.overloads_first:
+            return await self._fail(face.overloaded())
         if 0 < pool.config.max_concurrent <= pool.active:
-            return await self._answer(wire_anthropic.too_many_connections())
+            return await self._fail(face.too_many_connections())
         pool.run(now)
         verdict = pool.accounts.admit(now, call.demand)
-        headers = self._limit_headers(pool, fault, verdict.figures, stream=call.stream)
         if isinstance(verdict, Rejected):
-            return await self._answer(self._quota(pool, call, verdict), headers)
+            headers = self._limit_headers(pool, place, fault, verdict.figures, 429, stream=call.stream)
+            return await self._fail(face.quota(verdict, call, pool.config), headers)
+        headers = self._limit_headers(pool, place, fault, verdict.figures, 200, stream=call.stream)
         pool.active += 1
         try:
             await asyncio.sleep(pool.pace.first_byte(pool.random))
             if overloaded:
-                return await self._answer(wire_openai.overloaded())
+                return await self._fail(face.overloaded())
             if fault is Fault.SERVER_ERROR:
-                return await self._answer(self._errors.server_error())
-            if self._wire == "anthropic":
+                return await self._fail(face.server_error())
+            if face.live:
                 pool.accounts.adjust_input(self._emulator.now(), call.charge, call.prompt_tokens)
             if call.stream:
                 return await self._stream(pool, call, fault, headers)
-            return await self._whole(pool, call, fault, headers)
+            return await self._whole(pool, place, call, fault, headers)
         finally:
             pool.active -= 1
+            self._bill(pool, call)
 
-    async def _whole(self, pool: Pool, call: Call, fault: Fault | None, headers: dict[str, str]) -> web.StreamResponse:
-        created = int(self._wall)
-        if call.endpoint == "embeddings":
-            return await self._answer(Answer(200, wire_openai.embeddings(call, self._number), "ok"), headers, fault)
-        length, cut = self._length(pool, call)
+    async def _whole(
+        self, pool: Pool, place: Place, call: Call, fault: Fault | None, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        live = self._face.live
+        length, cut = self._length(pool, call) if call.generates else (0, False)
         rate = self._rate(pool, fault)
         done = 0
-        while done < length and (rate > 0 or self._wire == "anthropic"):
+        while done < length and (rate > 0 or live):
             step = min(length - done, max(1, math.ceil(rate * 0.25))) if rate > 0 else length
             if rate > 0:
                 await asyncio.sleep(step / rate)
@@ -169,21 +168,25 @@ class Exchange:
             self._produced(pool, step)
         self._output = length * call.copies
         content = "".join(text.pieces(self._number, length))
-        if self._wire == "anthropic":
-            body = wire_anthropic.message(call, self._number, content, self._output, cut=cut)
-        else:
-            render = wire_openai.chat if call.endpoint == "chat" else wire_openai.response
-            body = render(call, self._number, created, content, self._output, cut=cut)
+        self._status = 200
+        if self._face.bills_afterwards:
+            cost = self._bill(pool, call)
+            figures = pool.accounts.limits.figures(self._emulator.now())
+            headers = self._limit_headers(pool, place, fault, figures, 200, stream=False)
+            if headers:
+                headers["x-ratelimit-tokens-query-cost"] = str(cost)
+        elif not live and call.generates:
             self._produced_at_end(pool)
+        body = self._face.whole(call, self._number, int(self._wall), content, self._output, cut=cut)
         return await self._answer(Answer(200, body, "ok"), headers, fault)
 
     async def _stream(self, pool: Pool, call: Call, fault: Fault | None, headers: dict[str, str]) -> web.StreamResponse:
-        stream = self._frames(call)
+        stream = self._face.frames(call, self._number, int(self._wall))
         length, cut = self._length(pool, call)
         pieces = text.pieces(self._number, length)
         rate = self._rate(pool, fault)
         size = max(1, round(rate * _STEP)) if rate > 0 else _CHUNK_AT_ONCE
-        mime = "text/html" if fault is Fault.WRONG_CONTENT_TYPE else "text/event-stream; charset=utf-8"
+        mime = "text/html" if fault is Fault.WRONG_CONTENT_TYPE else stream.mime
         self._status = 200
         response = web.StreamResponse(headers={**self._head(), **headers, "content-type": mime})
         if fault is Fault.WRONG_CONTENT_LENGTH:
@@ -210,7 +213,7 @@ class Exchange:
             self._output += len(chunk) * call.copies
             self._produced(pool, len(chunk))
             await response.write(stream.delta("".join(chunk), len(chunk)))
-        if self._wire == "openai":
+        if not self._face.live:
             self._produced_at_end(pool)
         await response.write(stream.closing(self._output, cut=cut))
         if self._outcome == "cancelled":
@@ -220,6 +223,9 @@ class Exchange:
             return self._cut(response)
         await response.write_eof()
         return response
+
+    async def _fail(self, answer: Answer, headers: dict[str, str] | None = None) -> web.StreamResponse:
+        return await self._answer(self._face.dress(answer, self._place), headers)
 
     async def _answer(
         self, answer: Answer, headers: dict[str, str] | None = None, fault: Fault | None = None
@@ -239,16 +245,15 @@ class Exchange:
         self._outcome = "broken"
         return self._cut(response)
 
-    async def _refuse(self, pool: Pool, answer: Answer) -> web.StreamResponse:
-        """An invalid request: it costs a request on OpenAI, and chat shows so in its headers."""
+    async def _refuse(self, pool: Pool, place: Place, answer: Answer) -> web.StreamResponse:
+        """An invalid request, which costs a request on most wires."""
+        if not self._face.refusal_costs:
+            return await self._fail(answer)
         now = self._emulator.now()
-        if self._wire == "anthropic":
-            return await self._answer(answer)
         pool.run(now)
         pool.accounts.draw(now, Demand())
-        chat = self._request.path == "/v1/chat/completions"
-        headers = self._limit_headers(pool, None, pool.accounts.limits.figures(now), stream=False) if chat else {}
-        return await self._answer(answer, headers)
+        figures = pool.accounts.limits.figures(now)
+        return await self._fail(answer, self._limit_headers(pool, place, None, figures, answer.status, stream=False))
 
     def _cut(self, response: web.StreamResponse) -> web.StreamResponse:
         """Close the connection under a response that is not finished."""
@@ -258,37 +263,27 @@ class Exchange:
         return response
 
     def _limit_headers(
-        self, pool: Pool, fault: Fault | None, figures: tuple[MeterFigures, ...], *, stream: bool
+        self,
+        pool: Pool,
+        place: Place,
+        fault: Fault | None,
+        figures: tuple[MeterFigures, ...],
+        status: int,
+        *,
+        stream: bool,
     ) -> dict[str, str]:
-        if stream and self._endpoint == "responses" and not pool.config.responses_stream_headers:
+        face, config = self._face, pool.config
+        if not face.shows_limits(place, status, stream=stream, config=config):
             return {}
-        headers = spoil_headers(fault, format_headers(self._wire, figures, self._wall))
-        share = pool.config.retry_after_on_success
-        if self._wire == "anthropic" and share > 0 and pool.random.random() < share:
+        key = self._model if config.rate_limit_key else ""
+        headers = spoil_headers(fault, format_headers(face.wire, figures, self._wall, key=key))
+        share = config.retry_after_on_success
+        if face.wire == "anthropic" and share > 0 and pool.random.random() < share:
             headers["retry-after"] = str(60 - int(self._wall) % 60)
         return headers
 
-    def _quota(self, pool: Pool, call: Call, verdict: Rejected) -> Answer:
-        if self._wire == "anthropic":
-            return wire_anthropic.quota(verdict)
-        return wire_openai.quota(verdict, call.model, retry_after=pool.config.retry_after)
-
     def _head(self) -> dict[str, str]:
-        if self._wire == "anthropic":
-            return {
-                "request-id": f"req_emulated{self._number:012d}",
-                "anthropic-organization-id": "00000000-0000-0000-0000-000000000000",
-            }
-        return {
-            "x-request-id": f"req_emulated{self._number:012d}",
-            "openai-organization": "org-emulated",
-            "openai-version": "2020-10-01",
-            "openai-processing-ms": str(int((self._emulator.now() - self._began) * 1000)),
-        }
-
-    @property
-    def _errors(self) -> Any:
-        return wire_anthropic if self._wire == "anthropic" else wire_openai
+        return self._face.head(self._number, self._emulator.now() - self._began)
 
     async def _read_body(self) -> bytes | None:
         """The body; None when it is larger than providers take."""
@@ -305,34 +300,13 @@ class Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _authenticate(self) -> str | None:
-        headers = self._request.headers
-        bearer = headers.get("authorization", "")
-        credential = headers.get("x-api-key") or (bearer[7:] if bearer[:7].lower() == "bearer " else "")
+        credential = self._face.credential(self._request.headers, self._request.query)
         self._credential = credential
         if not credential:
             return None
         account = self._emulator.config.keys.get(credential, self._emulator.config.unknown_keys)
         self._account = account or ""
         return account
-
-    def _parse(self, data: dict[str, Any], model: str, pool: Pool) -> Call:
-        match self._request.path:
-            case "/v1/chat/completions":
-                self._endpoint = "chat"
-                return wire_openai.parse_chat(data, model, pool.config.admission)
-            case "/v1/responses":
-                return wire_openai.parse_responses(data, model, pool.config.admission)
-            case "/v1/embeddings":
-                return wire_openai.parse_embeddings(data, model)
-            case path:
-                return wire_anthropic.parse_messages(data, model, counting=path.endswith("count_tokens"))
-
-    def _frames(self, call: Call) -> Stream:
-        if self._wire == "anthropic":
-            return wire_anthropic.MessagesStream(call, self._number)
-        if call.endpoint == "chat":
-            return wire_openai.ChatStream(call, self._number, int(self._wall))
-        return wire_openai.ResponsesStream(call, self._number, int(self._wall))
 
     def _length(self, pool: Pool, call: Call) -> tuple[int, bool]:
         wanted = self._request.headers.get("x-emulator-output-tokens", "")
@@ -342,12 +316,22 @@ class Exchange:
         return pool.config.output.draw(pool.random, call.bound)
 
     def _produced(self, pool: Pool, count: int) -> None:
-        if self._wire == "anthropic":
+        if self._face.live:
             pool.accounts.produce(self._emulator.now(), count)
 
     def _produced_at_end(self, pool: Pool) -> None:
-        """An OpenAI pool with limits of output counts them when the call ends."""
-        pool.accounts.produce(self._emulator.now(), self._output)
+        """A pool with limits of output counts them when the call ends."""
+        if not self._face.bills_afterwards:
+            pool.accounts.produce(self._emulator.now(), self._output)
+
+    def _bill(self, pool: Pool, call: Call) -> int:
+        """Charge the real usage of a call that was answered, where that is done afterwards, and once; returns it."""
+        if not self._face.bills_afterwards or self._status != 200 or self._billed:
+            return 0
+        self._billed = True
+        cost = call.prompt_tokens + self._output
+        pool.accounts.produce(self._emulator.now(), cost)
+        return cost
 
     @staticmethod
     def _rate(pool: Pool, fault: Fault | None) -> float:

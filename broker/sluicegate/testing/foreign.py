@@ -8,7 +8,8 @@ import math
 import random
 from dataclasses import dataclass
 
-from sluicegate.testing.limits import Admitted, Demand, Resource
+from sluicegate.testing.limits import Admitted, Demand
+from sluicegate.testing.meters import Resource
 from sluicegate.testing.truth import AccountedLimits
 
 _REPEATS = 3

@@ -36,3 +36,10 @@ def go_duration(seconds: float, *, up: bool = False) -> str:
     if hours:
         return f"{hours}h{minutes}m{text}"
     return f"{minutes}m{text}" if minutes else text
+
+
+def fine_duration(seconds: float) -> str:
+    """`seconds` as Groq writes them: as `go_duration`, with up to six digits of a millisecond below one second."""
+    if not 0 < seconds < 1:
+        return go_duration(seconds)
+    return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"

@@ -30,20 +30,29 @@ Rules (what was measured of the providers, 2024 to 2026)
 - OpenAI's 429 says `wait = (used + requested - limit) / limit * window` with `used = limit - floor(level)`.
 - `slice`: the limit is also enforced over slices of so many seconds (rate * slice in each, at least one call), which
   no header shows: `kind="slice"`, `wait` to the next slice.
-- Anthropic: output is not charged at admission, so max_tokens does not count; a call is let in while a whole output
-  token is left and may take the output bucket below zero. Token figures are rounded to the nearest thousand; the
-  combined tokens header is the sum of input and output, with the earlier of their resets.
+- `wires` says what each provider charges when. What is charged as it is produced or at the end (Anthropic's output,
+  Mistral's tokens) lets a call in while a whole token is left, and may take the bucket below zero. What figures
+  look like in headers: `headers`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from sluicegate.testing.charges import AdmissionRule, embeddings_charge, openai_charge
 from sluicegate.testing.formats import go_duration, rfc3339, thousands
+from sluicegate.testing.headers import format_headers
+from sluicegate.testing.meters import (
+    Meter,
+    MeterConfig,
+    MeterFigures,
+    Resource,
+    figures_of,
+)
+from sluicegate.testing.wires import RULES, ChargeRejected, Wire
 
 __all__ = [
     "AdmissionRule",
@@ -63,71 +72,12 @@ __all__ = [
     "thousands",
 ]
 
-Resource = Literal["requests", "tokens", "input_tokens", "output_tokens"]
-Algorithm = Literal["bucket", "fixed_window"]
-Wire = Literal["openai", "anthropic"]
-ChargeRejected = Literal["requests", "none", "all"]
 RejectKind = Literal["exhausted", "too_large", "slice"]
-
-RESOURCES: tuple[Resource, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
-_EPSILON = 1e-6  # float dust of refill sums must not turn "exactly fits" into a 429
-
-
-def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class MeterConfig:
-    """One limit: `limit` units per `window` seconds.
-
-    `capacity`: size of the bucket in units (default `limit`; bucket only). `slice`: seconds of the additional hidden
-    enforcement, or None. `initial`: level at the first use (default full). `anchor`: when a fixed window begins (in
-    seconds of `now`). `in_headers`: whether this meter may appear in headers; of several meters of one resource the
-    first that may is the one shown. Raises ValueError for figures that make no limit.
-    """
-
-    resource: Resource
-    limit: float
-    window: float = 60.0
-    algorithm: Algorithm = "bucket"
-    capacity: float | None = None
-    slice: float | None = None
-    initial: float | None = None
-    anchor: float = 0.0
-    in_headers: bool = True
-
-    def __post_init__(self) -> None:
-        if self.resource not in RESOURCES:
-            raise ValueError(f"resource must be one of {', '.join(RESOURCES)}, not {self.resource!r}")
-        if self.algorithm not in ("bucket", "fixed_window"):
-            raise ValueError(f"algorithm must be bucket or fixed_window, not {self.algorithm!r}")
-        _positive("limit", self.limit)
-        _positive("window", self.window)
-        if self.capacity is not None:
-            _positive("capacity", self.capacity)
-            if self.algorithm == "fixed_window":
-                raise ValueError("capacity belongs to a bucket: a fixed window holds its limit")
-        if self.slice is not None:
-            _positive("slice", self.slice)
-        if self.initial is not None and not (math.isfinite(self.initial) and 0 <= self.initial <= self.size):
-            raise ValueError(f"initial must lie between 0 and {self.size:g}, not {self.initial!r}")
-
-    @property
-    def rate(self) -> float:
-        """Units per second over the long run."""
-        return self.limit / self.window
-
-    @property
-    def size(self) -> float:
-        """The most that one call can take."""
-        return self.limit if self.capacity is None else self.capacity
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """All limits of one pool. `charge_rejected` None means the wire's own: OpenAI `requests`, Anthropic `none`."""
+    """All limits of one pool. `charge_rejected` None means the wire's own (see `wires`)."""
 
     wire: Wire
     meters: tuple[MeterConfig, ...]
@@ -138,8 +88,8 @@ class LimitsConfig:
 class Demand:
     """What one call asks of each resource at admission.
 
-    On OpenAI set `tokens` (by `openai_charge`); on Anthropic `input_tokens` (the estimate). `output_tokens` is only for
-    pools that charge output up front.
+    On OpenAI, Azure and Groq set `tokens` (by `openai_charge`); on Anthropic `input_tokens` (the estimate); on Gemini
+    and Vertex both to the input; on Mistral none. `output_tokens` is only for pools that charge output up front.
     """
 
     requests: float = 1
@@ -150,25 +100,6 @@ class Demand:
     def of(self, resource: Resource) -> float:
         amount: float = getattr(self, resource)
         return amount
-
-
-@dataclass(frozen=True, slots=True)
-class MeterFigures:
-    """One meter at one moment, exact. `remaining` may be fractional, or negative where output ran over.
-
-    `reset` is seconds until full, 0 when full."""
-
-    resource: Resource
-    limit: float
-    window: float
-    remaining: float
-    reset: float
-    in_headers: bool = True
-
-    @property
-    def shown(self) -> int:
-        """`remaining` as a header shows it before any rounding: floored, never below 0."""
-        return max(0, math.floor(self.remaining + _EPSILON))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +114,9 @@ class Admitted:
     @property
     def figures(self) -> tuple[MeterFigures, ...]:
         """Every meter as it was just after the call was admitted."""
-        return tuple(_figures(config, level, self.now) for config, level in zip(self.configs, self.levels, strict=True))
+        return tuple(
+            figures_of(config, level, self.now) for config, level in zip(self.configs, self.levels, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,116 +141,6 @@ def _first(waits: Sequence[float]) -> int:
     return next(index for index, wait in enumerate(waits) if wait > 0)
 
 
-def _window_no(config: MeterConfig, now: float) -> int:
-    return math.floor((now - config.anchor) / config.window)
-
-
-def _reset(config: MeterConfig, level: float, now: float) -> float:
-    """Seconds from `now` until a meter with `level` left is full."""
-    missing = config.size - level
-    if missing <= _EPSILON:
-        return 0.0
-    if config.algorithm == "bucket":
-        return missing / config.rate
-    return config.anchor + (_window_no(config, now) + 1) * config.window - now
-
-
-def _figures(config: MeterConfig, level: float, now: float) -> MeterFigures:
-    reset = _reset(config, level, now)
-    return MeterFigures(config.resource, config.limit, config.window, level, reset, config.in_headers)
-
-
-class Meter:
-    """The state of one limit. Levels are exact at the times asked for; asking changes nothing.
-
-    Time begins with `begin`: before it the level is what the configuration says.
-    """
-
-    __slots__ = ("_at", "_bucket", "_level", "_rate", "_size", "_slice_no", "_slice_used", "config")
-
-    def __init__(self, config: MeterConfig) -> None:
-        self._adopt(config)
-        self._level: float = self._size if config.initial is None else config.initial
-        self._at = math.inf
-        self._slice_no = 0
-        self._slice_used = 0.0
-
-    def begin(self, now: float) -> None:
-        """Refill runs from `now` on. Only the first call counts."""
-        if self._at == math.inf:
-            self._at = now
-
-    def _adopt(self, config: MeterConfig) -> None:
-        self.config = config
-        self._bucket = config.algorithm == "bucket"
-        self._rate, self._size = config.rate, config.size
-
-    def level_at(self, now: float) -> float:
-        """Units available at `now`, below zero where output ran over."""
-        at = self._at
-        if now <= at:
-            return self._level
-        if self._bucket:
-            level = self._level + (now - at) * self._rate
-            return min(self._size, level)
-        return self._size if _window_no(self.config, now) > _window_no(self.config, at) else self._level
-
-    def reset_at(self, now: float) -> float:
-        """Seconds from `now` until full."""
-        return _reset(self.config, self.level_at(now), now)
-
-    def wait_at(self, now: float, need: float) -> float:
-        """Seconds from `now` until `need` units are there; inf if never."""
-        level = self.level_at(now)
-        if need <= level + _EPSILON:
-            return 0.0
-        if need > self._size + _EPSILON:
-            return math.inf
-        if self._bucket:
-            return (need - level) / self._rate
-        return self.window_end(now) - now
-
-    def slice_wait_at(self, now: float, cost: float) -> float:
-        """Seconds until the hidden slice lets `cost` through; an empty slice lets any one call through."""
-        width = self.config.slice
-        if width is None or cost <= 0:
-            return 0.0
-        number = math.floor(now / width)
-        used = self._slice_used if number == self._slice_no else 0.0
-        if used == 0.0 or used + cost <= self._rate * width + _EPSILON:
-            return 0.0
-        return max((number + 1) * width - now, 1e-9)
-
-    def take(self, now: float, amount: float, *, floor: float = -math.inf) -> float:
-        """Charge `amount` (negative: give back), keeping the level from `floor` to full; returns the real charge."""
-        level = self.level_at(now)
-        after = level - amount
-        if after < floor:
-            after = min(level, floor)
-        self._level = min(self._size, after)
-        self._at = now
-        if self.config.slice is not None and amount > 0:
-            number = math.floor(now / self.config.slice)
-            if number != self._slice_no:
-                self._slice_no, self._slice_used = number, 0.0
-            self._slice_used += amount
-        return level - self._level
-
-    def change(self, now: float, config: MeterConfig) -> None:
-        """Replace the limit. What is left stays, up to the new size: a higher limit is felt through refill."""
-        level = self.level_at(now)
-        self._adopt(config)
-        self._level = min(level, self._size)
-        self._at = now
-
-    def figures(self, now: float) -> MeterFigures:
-        return _figures(self.config, self.level_at(now), now)
-
-    def window_end(self, now: float) -> float:
-        """When the fixed window that `now` lies in ends."""
-        return self.config.anchor + (_window_no(self.config, now) + 1) * self.config.window
-
-
 class ProviderLimits:
     """The limits of one pool, as the provider enforces them. See the module's text for use and rules."""
 
@@ -327,8 +150,8 @@ class ProviderLimits:
             raise ValueError("a pool needs at least one meter")
         self.wire: Wire = config.wire
         self.meters: tuple[Meter, ...] = tuple(Meter(meter) for meter in config.meters)
-        default: ChargeRejected = "requests" if config.wire == "openai" else "none"
-        self._charge_rejected: ChargeRejected = config.charge_rejected or default
+        self._rules = RULES[config.wire]
+        self._charge_rejected: ChargeRejected = config.charge_rejected or self._rules.charge_rejected
         self._now = -math.inf
         if start is not None:
             self._advance(start)
@@ -352,25 +175,20 @@ class ProviderLimits:
         return Admitted(charged, now, levels, tuple(meter.config for meter in self.meters))
 
     def produce(self, now: float, output_tokens: float) -> tuple[float, ...]:
-        """Charge output as it is produced; returns the charge per meter. On OpenAI token meters this is nothing."""
+        """Charge output as it is produced, on Mistral all usage at the end; returns the charge per meter. On OpenAI's
+        token meters this is nothing."""
         now = self._advance(now)
-        anthropic = self.wire == "anthropic"
+        charged = self._rules.produced
         return tuple(
-            meter.take(now, output_tokens)
-            if meter.config.resource == "output_tokens" or (anthropic and meter.config.resource == "tokens")
-            else 0.0
-            for meter in self.meters
+            meter.take(now, output_tokens) if meter.config.resource in charged else 0.0 for meter in self.meters
         )
 
     def adjust_input(self, now: float, estimated: float, actual: float) -> tuple[float, ...]:
         """Correct an input estimate (Anthropic); returns the charge per meter, negative where some was given back."""
         now = self._advance(now)
-        anthropic = self.wire == "anthropic"
+        charged = self._rules.corrected
         return tuple(
-            meter.take(now, actual - estimated)
-            if anthropic and meter.config.resource in ("input_tokens", "tokens")
-            else 0.0
-            for meter in self.meters
+            meter.take(now, actual - estimated) if meter.config.resource in charged else 0.0 for meter in self.meters
         )
 
     def draw(self, now: float, demand: Demand) -> tuple[float, ...]:
@@ -414,7 +232,7 @@ class ProviderLimits:
 
     def _need(self, resource: Resource, demand: Demand) -> float:
         amount = demand.of(resource)
-        return max(amount, 1.0) if resource == "output_tokens" and self.wire == "anthropic" else amount
+        return max(amount, 1.0) if resource in self._rules.postpaid else amount
 
     def _refusal(self, now: float, needs: Sequence[float], demand: Demand) -> tuple[RejectKind, int] | None:
         waits = [meter.wait_at(now, need) for meter, need in zip(self.meters, needs, strict=True)]
@@ -440,49 +258,3 @@ class ProviderLimits:
         if self._charge_rejected == "all" or (self._charge_rejected == "requests" and resource == "requests"):
             return meter.take(now, demand.of(resource), floor=0.0)
         return 0.0
-
-
-def format_headers(wire: Wire, figures: Iterable[MeterFigures], wall: float) -> dict[str, str]:
-    """The headers that state `figures` on `wire`. Of several meters of a resource the first `in_headers` is shown."""
-    shown: dict[Resource, MeterFigures] = {}
-    for figure in figures:
-        if figure.in_headers:
-            shown.setdefault(figure.resource, figure)
-    return _openai_headers(shown) if wire == "openai" else _anthropic_headers(shown, wall)
-
-
-def _openai_headers(shown: dict[Resource, MeterFigures]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    names: tuple[Resource, ...] = ("requests", "tokens")
-    for name in names:
-        if (figure := shown.get(name)) is not None:
-            headers[f"x-ratelimit-limit-{name}"] = str(round(figure.limit))
-            headers[f"x-ratelimit-remaining-{name}"] = str(figure.shown)
-            headers[f"x-ratelimit-reset-{name}"] = go_duration(figure.reset)
-    return headers
-
-
-def _anthropic_headers(shown: dict[Resource, MeterFigures], wall: float) -> dict[str, str]:
-    headers: dict[str, str] = {}
-
-    def put(name: str, limit: float, remaining: int, reset: float) -> None:
-        headers[f"anthropic-ratelimit-{name}-limit"] = str(round(limit))
-        headers[f"anthropic-ratelimit-{name}-remaining"] = str(remaining)
-        headers[f"anthropic-ratelimit-{name}-reset"] = rfc3339(wall + reset)
-
-    if (requests := shown.get("requests")) is not None:
-        put("requests", requests.limit, requests.shown, requests.reset)
-    names: tuple[Resource, ...] = ("input_tokens", "output_tokens")
-    pair = [shown[name] for name in names if name in shown]
-    for figure in pair:
-        put(figure.resource.replace("_", "-"), figure.limit, thousands(figure.remaining), figure.reset)
-    if (combined := shown.get("tokens")) is not None:
-        put("tokens", combined.limit, thousands(combined.remaining), combined.reset)
-    elif pair:
-        put(
-            "tokens",
-            sum(figure.limit for figure in pair),
-            sum(thousands(figure.remaining) for figure in pair),
-            min(figure.reset for figure in pair),
-        )
-    return headers

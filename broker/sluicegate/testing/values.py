@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 from sluicegate.testing.faults import FAULT_NAMES, Fault
-from sluicegate.testing.limits import RESOURCES, Resource
+from sluicegate.testing.meters import RESOURCES, Resource
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

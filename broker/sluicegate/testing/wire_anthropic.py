@@ -7,7 +7,18 @@ import math
 from typing import Any
 
 from sluicegate.testing import tokens
-from sluicegate.testing.calls import Answer, BadRequestError, Call, Json, encode, event, texts_of, user_of, whole
+from sluicegate.testing.calls import (
+    EVENTS,
+    Answer,
+    BadRequestError,
+    Call,
+    Json,
+    encode,
+    event,
+    texts_of,
+    user_of,
+    whole,
+)
 from sluicegate.testing.limits import Demand, Rejected
 
 _TEXT = ("text",)
@@ -157,6 +168,8 @@ def message(call: Call, number: int, content: str, output: int, *, cut: bool) ->
 
 class MessagesStream:
     """The events of a message. Usage: a tiny placeholder at the start, cumulative figures at the end."""
+
+    mime = EVENTS
 
     def __init__(self, call: Call, number: int) -> None:
         self._call, self._number = call, number

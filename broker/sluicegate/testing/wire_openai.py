@@ -9,7 +9,18 @@ import struct
 from typing import Any
 
 from sluicegate.testing import text, tokens
-from sluicegate.testing.calls import Answer, BadRequestError, Call, Json, encode, event, texts_of, user_of, whole
+from sluicegate.testing.calls import (
+    EVENTS,
+    Answer,
+    BadRequestError,
+    Call,
+    Json,
+    encode,
+    event,
+    texts_of,
+    user_of,
+    whole,
+)
 from sluicegate.testing.limits import (
     AdmissionRule,
     Demand,
@@ -166,6 +177,7 @@ def parse_embeddings(body: Json, model: str) -> Call:
         user=user_of(body),
         dimensions=min(whole(body, "dimensions") or (3072 if "large" in model else 1536), 4096),
         base64=body.get("encoding_format") == "base64",
+        generates=False,
     )
 
 
@@ -196,7 +208,8 @@ def _call(
     )
 
 
-def _usage(call: Call, output: int) -> dict[str, Any]:
+def usage(call: Call, output: int) -> dict[str, Any]:
+    """Usage as chat completions state it."""
     return {
         "prompt_tokens": call.prompt_tokens,
         "completion_tokens": output,
@@ -225,7 +238,7 @@ def chat(call: Call, number: int, created: int, content: str, output: int, *, cu
             "created": created,
             "model": call.model,
             "choices": [{"index": index, **choice} for index in range(call.copies)],
-            "usage": _usage(call, output),
+            "usage": usage(call, output),
             "service_tier": "default",
             "system_fingerprint": "fp_emulated",
         }
@@ -234,6 +247,8 @@ def chat(call: Call, number: int, created: int, content: str, output: int, *, cu
 
 class ChatStream:
     """The chunks of a chat completion."""
+
+    mime = EVENTS
 
     def __init__(self, call: Call, number: int, created: int) -> None:
         self._call = call
@@ -255,14 +270,14 @@ class ChatStream:
     def closing(self, output_tokens: int, *, cut: bool) -> bytes:
         out = self._chunk({}, "length" if cut else "stop")
         if self._call.include_usage:
-            out += self._frame([], {"usage": _usage(self._call, output_tokens)})
+            out += self._frame([], {"usage": usage(self._call, output_tokens)})
         return out + b"data: [DONE]\n\n"
 
     def overload(self) -> bytes:
         return b"data: %b\n\n" % overloaded().body
 
-    def _chunk(self, delta: dict[str, Any], finish: str | None) -> bytes:
-        extra: dict[str, Any] = {"usage": None} if self._call.include_usage else {}
+    def _chunk(self, delta: dict[str, Any], finish: str | None, more: dict[str, Any] | None = None) -> bytes:
+        extra: dict[str, Any] = more or ({"usage": None} if self._call.include_usage else {})
         choice: dict[str, Any] = {"delta": delta, "logprobs": None, "finish_reason": finish}
         return b"".join(self._frame([{"index": index, **choice}], extra) for index in range(self._call.copies))
 
@@ -332,6 +347,8 @@ def response(call: Call, number: int, created: int, content: str, output: int, *
 
 class ResponsesStream:
     """The events of a response."""
+
+    mime = EVENTS
 
     def __init__(self, call: Call, number: int, created: int) -> None:
         self._call, self._number, self._created = call, number, created

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each provider is found on the emulator: OpenAI and Anthropic at the root, the others below a path each.
+
+/v1/...  openai, anthropic      /azure/openai/...          /gemini/v1beta/models/...
+/mistral/v1/...                 /groq/openai/v1/...        /vertex/v1/projects/... (or /publishers/...)
+"""
+
+from __future__ import annotations
+
+from sluicegate.testing.face import Face
+from sluicegate.testing.face_anthropic import AnthropicFace
+from sluicegate.testing.face_azure import AzureFace
+from sluicegate.testing.face_google import GeminiFace, VertexFace
+from sluicegate.testing.face_groq import GroqFace
+from sluicegate.testing.face_mistral import MistralFace
+from sluicegate.testing.face_openai import OpenAIFace
+
+MOUNTS: dict[str, Face] = {
+    "/azure": AzureFace(),
+    "/gemini": GeminiFace(),
+    "/vertex": VertexFace(),
+    "/mistral": MistralFace(),
+    "/groq": GroqFace(),
+}
+_OPENAI, _ANTHROPIC = OpenAIFace(), AnthropicFace()
+
+
+def face_of(path: str) -> tuple[Face, str]:
+    """The provider that a request path means, and the path below its mount."""
+    for mount, face in MOUNTS.items():
+        if path.startswith(mount + "/"):
+            return face, path[len(mount) :]
+    return (_ANTHROPIC if path.startswith("/v1/messages") else _OPENAI), path
