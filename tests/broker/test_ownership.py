@@ -60,9 +60,9 @@ class Proven(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         metadata = dict(handler_call_details.invocation_metadata)
         CALLER.set(Principal(*str(metadata["caller"]).split("/")))
         return await continuation(handler_call_details)
@@ -96,7 +96,7 @@ async def test_a_proven_workload_cannot_touch_anothers_unary_calls(
         status = runtime.dispatcher.pool_status(runtime.clock())[0]
         return status.in_flight, sum(tier.waiting for tier in status.tiers)
 
-    async def acquire(name: str, who: tuple[tuple[str, str], ...]) -> pb.AcquireResponse:
+    async def acquire(name: str, who: tuple[tuple[str, str], ...]) -> Any:
         return await stub.Acquire(pb.AcquireRequest(call=call(name)), metadata=who, timeout=5)
 
     granted = await acquire("u1", ALICE)

@@ -160,7 +160,7 @@ def sane(value: float | None, low: float = 0.0, high: float = _LARGEST) -> float
 
 
 def _count(value: float | None) -> float:
-    if type(value) is int and 0 <= value <= _LARGEST:
+    if isinstance(value, int) and 0 <= value <= _LARGEST:
         return value
     return sane(value) or 0.0
 
