@@ -69,6 +69,7 @@ def client_options(keepalive: Keepalive = KEEPALIVE) -> Options:
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.enable_http_proxy", 0),  # the proxy of the environment is for providers; it does not know our broker
         ("grpc.enable_retries", 1),
         ("grpc.service_config", _SERVICE_CONFIG),
     ]

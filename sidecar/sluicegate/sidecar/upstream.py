@@ -2,7 +2,8 @@
 """The way to a provider: a transport behind a protocol, so that the HTTP client can change.
 
 Bytes come as they arrive, chunk by chunk and not decompressed; redirects are handed back, never followed (a key would
-travel with them); an egress proxy and `.netrc`-free environment settings are honoured. Time-outs: to connect, to the
+travel with them). An egress proxy is taken from the environment (`https_proxy`, `http_proxy`, `no_proxy`), and nothing
+else: a `.netrc` would replace the app's key. What is on this machine goes without. Time-outs: to connect, to the
 first byte of the response, between chunks.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -63,6 +65,10 @@ class Transport(Protocol):
     @property
     def session(self) -> aiohttp.ClientSession:
         """For WebSocket connections."""
+        ...
+
+    def proxy_of(self, url: str) -> URL | None:
+        """The egress proxy on the way to `url`, for WebSocket connections; None: no proxy."""
         ...
 
 
@@ -141,6 +147,7 @@ class HttpTransport:
 
     def __init__(self, timeouts: Timeouts, extra_ca: Path | None = None) -> None:
         self._timeouts = timeouts
+        self._proxies = getproxies()
         context = ssl.create_default_context()
         if extra_ca is not None:
             context.load_verify_locations(cafile=str(extra_ca))
@@ -150,7 +157,6 @@ class HttpTransport:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            trust_env=True,
             read_bufsize=_CHUNK,
             max_line_size=16_384,
             max_field_size=16_384,
@@ -161,10 +167,18 @@ class HttpTransport:
         try:
             async with asyncio.timeout(self._timeouts.first_byte):
                 response = await self._session.request(
-                    method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False
+                    method,
+                    URL(url, encoded=True),
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                    proxy=self.proxy_of(url),
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as problem:
             raise UpstreamError("connect", f"no connection: {_name(problem)}", dispatched=False) from None
+        except aiohttp.ClientHttpProxyError as problem:
+            text = f"the egress proxy refused with status {problem.status}"
+            raise UpstreamError("proxy", text, dispatched=False) from None
         except TimeoutError:
             text = f"no response within {self._timeouts.first_byte:g} s"
             raise UpstreamError("first_byte", text, dispatched=True) from None
@@ -175,6 +189,16 @@ class HttpTransport:
         except (aiohttp.ClientError, OSError) as problem:
             raise UpstreamError("network", f"no response: {_name(problem)}", dispatched=True) from None
         return _Response(response, self._timeouts.idle)
+
+    def proxy_of(self, url: str) -> URL | None:
+        """See Transport. ValueError where the environment names a proxy that is no URL."""
+        to = URL(url, encoded=True)
+        named = self._proxies.get({"ws": "http", "wss": "https"}.get(to.scheme, to.scheme)) or self._proxies.get("all")
+        if not named or not to.host or is_loopback(to.host):
+            return None
+        if proxy_bypass(f"{to.host}:{to.port}", self._proxies):
+            return None
+        return URL(named if "://" in named else f"http://{named}")
 
     @property
     def session(self) -> aiohttp.ClientSession:

@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 
 from sluicegate.sidecar.core.errors import refuse
 from sluicegate.sidecar.inbound import RefusedError
+from sluicegate.sidecar.upstream import Transport
 from sluicegate.wire.words import Reason
 
 _MAX_MESSAGE = 16 * 1024 * 1024
@@ -30,7 +31,7 @@ def wants_websocket(request: web.BaseRequest) -> bool:
 
 
 async def pass_websocket(
-    request: web.BaseRequest, session: aiohttp.ClientSession, url: str, headers: CIMultiDict[str]
+    request: web.BaseRequest, transport: Transport, url: str, headers: CIMultiDict[str]
 ) -> web.StreamResponse:
     """Joins the app's socket with one to `url` until either closes. Raises RefusedError when the provider refuses."""
     for name in _HANDSHAKE:
@@ -38,7 +39,9 @@ async def pass_websocket(
     asked = request.headers.get("sec-websocket-protocol", "")
     protocols = tuple(part.strip() for part in asked.split(",") if part.strip())
     try:
-        theirs = await session.ws_connect(url, headers=headers, protocols=protocols, max_msg_size=_MAX_MESSAGE)
+        theirs = await transport.session.ws_connect(
+            url, headers=headers, protocols=protocols, max_msg_size=_MAX_MESSAGE, proxy=transport.proxy_of(url)
+        )
     except aiohttp.WSServerHandshakeError as problem:
         text = f"the provider refused the WebSocket with status {problem.status}"
         status = problem.status if 400 <= problem.status < 600 else 502
