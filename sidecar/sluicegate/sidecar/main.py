@@ -19,6 +19,7 @@ from sluicegate.sidecar.admin import Admin
 from sluicegate.sidecar.broker_client import BrokerClient
 from sluicegate.sidecar.cache import ResponseCache
 from sluicegate.sidecar.core.repeat import RefusedCalls
+from sluicegate.sidecar.listener import Listener
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.proxy import Proxy
 from sluicegate.sidecar.services import Services
@@ -90,14 +91,13 @@ async def start_sidecar(settings: Settings) -> RunningSidecar:
     )
     proxy = Proxy(settings, services, tokenizer)
     admin = Admin(metrics, broker, lambda: proxy.in_flight)
-    server = web.Server(
+    server = Listener(
         proxy.handle,
+        metrics,
+        _MAX_HEADER,
         handler_cancellation=True,
-        access_log=None,
         auto_decompress=False,
         read_bufsize=64 * 1024,
-        max_line_size=_MAX_HEADER,
-        max_field_size=_MAX_HEADER,
         keepalive_timeout=75.0,
         lingering_time=2.0,
     )

@@ -34,6 +34,12 @@ class Metrics:
         )
         self.in_flight = Gauge("sluicegate_sidecar_in_flight", "Requests being served.", registry=registry)
         self.buffered = Gauge("sluicegate_sidecar_buffered_bytes", "Request bodies held.", registry=registry)
+        self.unreadable = Counter(
+            "sluicegate_sidecar_unreadable_requests",
+            "Requests that were refused before they were read.",
+            ("kind",),
+            registry=registry,
+        )
         self.ignored_headers = Counter(
             "sluicegate_sidecar_ignored_header_values",
             "Rate-limit header values that could not be read or were absurd.",

@@ -43,7 +43,7 @@ from sluicegate.sidecar.inbound import (
     streams,
     without_credentials,
 )
-from sluicegate.sidecar.relay import Body, ClientGoneError, Response, relay
+from sluicegate.sidecar.relay import Body, ClientGoneError, Response, WholeResponse, relay
 from sluicegate.sidecar.services import Services
 from sluicegate.sidecar.settings import Settings
 from sluicegate.sidecar.tokenizer import Tokenizer
@@ -229,7 +229,7 @@ class Proxy:
         provider = table.provider.value
         if upgrades:
             self._s.metrics.calls.labels(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
-            return await pass_websocket(request, self._s.transport.session, url, headers)
+            return await pass_websocket(request, self._s.transport, url, headers)
         try:
             upstream = await self._s.transport.send(request.method, url, headers, body)
         except UpstreamError as problem_sending:
@@ -255,7 +255,7 @@ class Proxy:
         self._s.metrics.calls.labels("", explanation.outcome.value, explanation.reason).inc()
         headers: CIMultiDict[str] = CIMultiDict(refusal.headers())
         headers["content-type"] = "application/json"
-        return web.Response(status=refusal.status, headers=headers, body=refusal.body(shape))
+        return WholeResponse(status=refusal.status, headers=headers, body=refusal.body(shape))
 
 
 async def _expect_continue(request: web.BaseRequest) -> None:

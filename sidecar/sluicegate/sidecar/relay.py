@@ -29,6 +29,14 @@ class Response(web.StreamResponse):
             self.headers.popall("Server", None)
 
 
+class WholeResponse(web.Response):
+    """The same, of a body that is at hand."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall("Server", None)
+
+
 def gone(request: web.BaseRequest) -> bool:
     """Whether the app's connection is closed or closing."""
     return request.transport is None or request.transport.is_closing()
