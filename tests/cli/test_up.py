@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -156,3 +157,76 @@ async def test_a_folder_that_does_not_exist_is_said_at_once(tmp_path: Path) -> N
     _, stderr = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 2
     assert "nowhere" in stderr.decode()
+
+
+@asynccontextmanager
+async def failing(folder: Path, *options: str, **environment: str) -> AsyncIterator[tuple[int | None, str]]:
+    """`sluicegate up` that does not come up: its exit status, and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sluicegate.cli.main", "up", "-f", str(folder), *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    yield process.returncode, stderr.decode()
+
+
+@pytest.mark.parametrize("name", ["sidecar", "broker", "admin", "sidecar-admin"])
+async def test_a_taken_port_is_named_with_its_option(name: str, tmp_path: Path) -> None:
+    scene.write_documents(tmp_path, "http://127.0.0.1:9")
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    ports = dict.fromkeys(("sidecar", "broker", "admin", "sidecar-admin"), "0") | {name: str(port)}
+    options = [word for each, number in ports.items() for word in (f"--{each}-port", number)]
+    async with failing(tmp_path, *options) as (status, text):
+        assert status == 1
+        assert f"port {port} on 127.0.0.1 is taken; --{name}-port names another" in text
+    server.close()
+
+
+async def test_a_wrong_environment_is_said_at_once(tmp_path: Path) -> None:
+    wrong = {"SLUICEGATE_SIDECAR_GRACE": "soon"}
+    async with failing(tmp_path, **wrong) as (status, text):
+        assert status == 2
+        assert "SLUICEGATE_SIDECAR_GRACE" in text
+        assert "soon" in text
+
+
+async def test_settings_of_the_environment_hold_and_a_second_signal_stops_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = {
+        "pools": [
+            {
+                "name": "gpt-4o",
+                "wire": "OpenAI",
+                "models": ["gpt-4o*"],
+                "limits": [{"resource": "Requests", "limit": 600}],
+                "pace": {"latency": "60s", "latencyMax": "60s"},
+            }
+        ]
+    }
+    monkeypatch.setenv("SLUICEGATE_SIDECAR_MAX_BODY", "100")
+    monkeypatch.setenv("SLUICEGATE_SIDECAR_GRACE", "40s")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    async with await serve(EmulatorConfig.from_data(slow)) as provider:
+        scene.write_documents(tmp_path, provider.url)
+        async with up(tmp_path) as (process, ready), aiohttp.ClientSession() as session:
+            url = f"{ready['openai']}/chat/completions"
+            large = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x" * 200}]}
+            async with session.post(url, json=large) as response:
+                assert response.status == 413
+            small = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}]}
+            waiting = asyncio.create_task(session.post(url, json=small, headers={"authorization": "Bearer sk-test"}))
+            await asyncio.sleep(0.5)
+            assert not waiting.done(), (await waiting).status
+            process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.5)
+            assert process.returncode is None
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), 5) == 128 + signal.SIGINT
+            with pytest.raises(aiohttp.ClientError):
+                await waiting
+            assert process.stderr is not None
+            assert b"stopping" in await process.stderr.read()
