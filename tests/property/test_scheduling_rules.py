@@ -24,13 +24,13 @@ from tests.fairness.world import OVERHEAD, Offer, run
 TIERS = (TierConfig("Critical"), TierConfig("Standard"), TierConfig("Free"))
 
 
-def broker(*tiers: TierConfig, per_minute: float = 6000.0, depth: int = 1000, of_tenant: int = 1000) -> Dispatcher:
+def policy(*tiers: TierConfig, per_minute: float = 6000.0, depth: int = 1000, of_tenant: int = 1000) -> Snapshot:
     """One pool `gpt`, and for each tier the tenants `a/<tier>0` to `a/<tier>2`."""
     limits = (LimitConfig(Resource.TOKENS, per_minute, 60.0),)
     pool = PoolConfig("gpt", Provider.OPENAI, "https://x", ("gpt",), limits, tiers=tiers, max_queue_depth=depth)
     names = [(f"a/{tier.name}{n}", tier.name) for tier in tiers for n in range(3)]
     tenants = {name: TenantConfig(name, "a", tier, max_queue_depth=of_tenant, max_wait=1e6) for name, tier in names}
-    return Dispatcher(Snapshot("v", {"gpt": pool}, tenants), 0.0, trust_claims=True)
+    return Snapshot("v", {"gpt": pool}, tenants)
 
 
 def ask(name: str, tenant: str, tokens: int, latency: Latency | None = None, session: str = "s") -> Acquire:
@@ -100,10 +100,11 @@ arrivals = st.lists(
 def test_the_head_keeps_its_claim_and_only_a_higher_call_takes_it_over(
     size: int, small: list[tuple[float, str, int]], higher: bool
 ) -> None:
-    dispatcher = broker(*TIERS)
+    dispatcher = Dispatcher(policy(*TIERS), 0.0, trust_claims=True)
     empty(dispatcher)
     dispatcher.handle(ask("head", "a/Standard0", size), 0.0)
-    now, grants = 0.0, []
+    now = 0.0
+    grants: list[tuple[float, Granted]] = []
     for index, (pause, tenant, tokens) in enumerate(small):
         now += pause
         grants += let_pass(dispatcher, now)
@@ -142,7 +143,7 @@ asked = st.lists(
 def test_no_more_wait_than_the_bounds_of_tenant_and_pool(
     calls: list[tuple[float, int, str, int]], of_tenant: int, depth: int
 ) -> None:
-    dispatcher = broker(*TIERS, depth=depth, of_tenant=of_tenant)
+    dispatcher = Dispatcher(policy(*TIERS, depth=depth, of_tenant=of_tenant), 0.0, trust_claims=True)
     empty(dispatcher)
     now = 0.0
     for index, (pause, tenant, tier, tokens) in enumerate(calls):
@@ -171,7 +172,7 @@ acquires = st.builds(
 readings = st.builds(
     MeterReading, st.just(Resource.TOKENS), st.just(60.0), st.just(6000.0), st.floats(0, 6000), st.none(), st.none()
 )
-SMALLER = broker(*TIERS[1:], per_minute=3000.0)._snapshot
+SMALLER = policy(*TIERS[1:], per_minute=3000.0)
 events: st.SearchStrategy[Event] = st.one_of(
     acquires,
     acquires,
@@ -188,7 +189,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Attach, acquires, st.booleans(), st.floats(0, 30), st.integers(1, 3)),
     st.builds(Cancel, names),
     st.builds(SessionLost, st.sampled_from(["s", "t"])),
-    st.builds(Configure, st.sampled_from([SMALLER, broker(*TIERS)._snapshot])),
+    st.builds(Configure, st.sampled_from([SMALLER, policy(*TIERS)])),
 )
 
 
@@ -196,7 +197,8 @@ events: st.SearchStrategy[Event] = st.one_of(
 @given(st.lists(st.tuples(st.floats(0, 4), events), max_size=60))
 def test_a_replay_of_any_events_gives_the_same_effects(schedule: list[tuple[float, Any]]) -> None:
     def play() -> list[tuple[float, Effect]]:
-        dispatcher, now, log = broker(*TIERS), 0.0, []
+        dispatcher, now = Dispatcher(policy(*TIERS), 0.0, trust_claims=True), 0.0
+        log: list[tuple[float, Effect]] = []
         for pause, event in schedule:
             while (wake := dispatcher.next_wakeup()) is not None and wake <= now + pause:
                 now = max(now, wake)
