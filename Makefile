@@ -7,10 +7,19 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
+comma := ,
 COMPILE := uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-.PHONY: help setup demo tools test lint bench proto crds lock
+# `make images`: docker, podman or buildah, whichever is there. BUILD_FLAGS go to `build`, as --build-arg would.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= sluicegate/sluicegate:$(VERSION)
+BASE_IMAGE ?= python:3.13-slim
+BUILDER ?= $(shell for builder in docker podman buildah; do command -v $$builder && break; done)
+PIP_CONF ?= $(firstword $(wildcard $(HOME)/.config/pip/pip.conf $(HOME)/.pip/pip.conf /etc/pip.conf))
+PIP_CERT ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
+
+.PHONY: help setup demo tools images test test-cluster lint bench proto crds lock
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +31,15 @@ demo: setup ## a minute of real traffic at three times the limit, with and witho
 
 tools: setup ## the programs of a real Kubernetes for the tests, built once into the user's cache
 	$(BIN)/python -m tests.cluster.toolchain etcd helm kube-apiserver kubectl
+
+images: ## build the image of all parts: IMAGE, BASE_IMAGE, BUILDER=docker|podman|buildah
+	@if [ -z "$(BUILDER)" ]; then echo "make images needs docker, podman or buildah" >&2; exit 1; fi
+	$(BUILDER) build --file Dockerfile --build-arg BASE_IMAGE=$(BASE_IMAGE) $(if $(PIP_CONF),--secret id=pip-conf$(comma)src=$(PIP_CONF)) \
+		$(if $(PIP_CERT),--secret id=ca$(comma)src=$(PIP_CERT)) $(BUILD_FLAGS) --tag $(IMAGE) .
+
+test-cluster: setup ## a real one-node cluster of this machine's own: helm install, apps, failures (root, Linux)
+	$(BIN)/python -m tests.cluster.toolchain
+	$(BIN)/pytest tests/cluster -p no:xdist
 
 test: setup lint tools ## lint, then the whole test suite with branch coverage
 	$(BIN)/coverage erase
@@ -45,7 +63,13 @@ crds: setup ## generate the chart's CustomResourceDefinitions from the schema
 
 lock: ## pin the newest allowed versions in requirements/ (needs uv)
 	$(COMPILE) --upgrade --output-file requirements/run.txt
+	$(COMPILE:--all-extras=--extra broker --extra sidecar --extra operator) --constraint requirements/run.txt \
+		--output-file requirements/image.txt
+	echo openai | $(subst pyproject.toml --all-extras,-,$(COMPILE)) --constraint requirements/run.txt \
+		--output-file tests/cluster/images/app.txt
 	$(COMPILE) --upgrade --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	$(subst pyproject.toml --all-extras,--group build,$(COMPILE)) --constraint requirements/dev.txt \
+		--output-file requirements/build.txt
 
 # The first of these that is at least 3.11; PYTHON=... chooses another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
