@@ -110,7 +110,8 @@ def test_the_head_keeps_its_claim_and_only_a_higher_call_takes_it_over(
         grants += let_pass(dispatcher, now)
         dispatcher.handle(ask(f"c{index}", f"a/{tenant}", tokens), now)
         if higher and not index and not grants:
-            dispatcher.handle(ask("higher", "a/Critical0", 50), now)
+            effects = dispatcher.handle(ask("higher", "a/Critical0", 50), now)
+            grants += [(now, effect) for effect in effects if isinstance(effect, Granted)]
     grants += let_pass(dispatcher, now + 1000.0)
     order = [effect.call_id for _, effect in grants]
     expected = ["higher", "head"] if "higher" in order else ["head"]
