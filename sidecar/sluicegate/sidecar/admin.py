@@ -42,11 +42,10 @@ class Admin:
                 return web.Response(status=404, text="allowed: /livez, /readyz, /metrics, /status\n")
 
     def _ready(self) -> web.Response:
-        """Ready once the first configuration came; a broker that goes away later leaves its policy behind."""
+        """Ready when calls are taken, whatever the broker does: its policy for its absence holds, whereas a pod that is
+        not ready gets no traffic at all."""
         if self.stopping:
             return web.Response(status=503, text="stopping\n")
-        if not self._broker.routes.version:
-            return web.Response(status=503, text="no configuration from the broker yet\n")
         return web.Response(text="ok\n")
 
     def _status(self) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class BrokerClient:
         metrics: Metrics,
         *,
         ca: Path | None = None,
+        ca_pem: str = "",
         token_file: Path | None = None,
         patience: float = 2.0,
         max_pending: int = 10_000,
@@ -61,6 +62,8 @@ class BrokerClient:
         self._hello = hello
         self._metrics = metrics
         self._ca = ca
+        self._ca_pem = ca_pem
+        self._roots = b""
         self._token_file = token_file
         self._patience = patience
         self._max_pending = max_pending
@@ -80,7 +83,6 @@ class BrokerClient:
 
     async def start(self) -> None:
         """Opens the session in the background."""
-        self._channel = self._open()
         self._went_away()
         self._task = asyncio.create_task(self._run(), name="broker-session")
 
@@ -252,11 +254,22 @@ class BrokerClient:
 
     # ---- the stream
 
-    def _open(self) -> grpc.aio.Channel:
-        if self._ca is None:
-            return grpc.aio.insecure_channel(self._address, options=client_options())
-        credentials = grpc.ssl_channel_credentials(root_certificates=self._ca.read_bytes())
-        return grpc.aio.secure_channel(self._address, credentials, options=client_options())
+    async def _open(self) -> grpc.aio.Channel:
+        """The channel; another one when the file of authorities has changed since. Raises OSError."""
+        roots = self._ca_pem.encode()
+        if self._ca is not None:
+            roots += b"\n" + await asyncio.to_thread(self._ca.read_bytes)
+        if self._channel is not None:
+            if roots == self._roots:
+                return self._channel
+            await self._channel.close()
+        self._roots = roots
+        if roots:
+            credentials = grpc.ssl_channel_credentials(root_certificates=roots)
+            self._channel = grpc.aio.secure_channel(self._address, credentials, options=client_options())
+        else:
+            self._channel = grpc.aio.insecure_channel(self._address, options=client_options())
+        return self._channel
 
     async def _run(self) -> None:
         failures = 0
@@ -284,8 +297,8 @@ class BrokerClient:
             await asyncio.sleep(pause + random.uniform(ceiling / 4, ceiling))
 
     async def _session(self) -> None:
-        assert self._channel is not None
-        stub: budget_service_pb2_grpc.BudgetServiceAsyncStub = budget_service_pb2_grpc.BudgetServiceStub(self._channel)
+        channel = await self._open()
+        stub: budget_service_pb2_grpc.BudgetServiceAsyncStub = budget_service_pb2_grpc.BudgetServiceStub(channel)
         stream = stub.Session(metadata=await self._metadata())
         writer: asyncio.Task[None] | None = None
         try:

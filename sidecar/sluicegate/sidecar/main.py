@@ -74,6 +74,7 @@ async def start_sidecar(settings: Settings) -> RunningSidecar:
         hello,
         metrics,
         ca=settings.broker_ca,
+        ca_pem=settings.broker_ca_pem,
         token_file=settings.token_file,
         patience=settings.broker_patience,
         max_pending=settings.max_pending,

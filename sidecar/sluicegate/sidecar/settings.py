@@ -32,6 +32,8 @@ class Settings:
     broker: str = "127.0.0.1:15051"
     broker_ca: Path | None = None
     """PEM file: TLS to the broker, verified by it. None: plain text."""
+    broker_ca_pem: str = ""
+    """The same as PEM text, for a pod that has no file for it; it comes on top of the file's."""
     token_file: Path | None = None
     """The projected ServiceAccount token that proves this pod, read again at each connection."""
     namespace: str = "default"
@@ -86,6 +88,12 @@ def _file(text: str) -> Path:
     return path
 
 
+def _pem(text: str) -> str:
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise ValueError("certificates in PEM")
+    return text
+
+
 def _path(text: str) -> Path:
     return Path(text)
 
@@ -109,6 +117,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "admin_port": _port,
     "broker": _address,
     "broker_ca": _file,
+    "broker_ca_pem": _pem,
     "token_file": _path,
     "namespace": str,
     "service_account": str,
