@@ -28,7 +28,7 @@ READY_WITHIN = 30.0
 
 @asynccontextmanager
 async def up(folder: Path, *options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any]]]:
-    ports = ("--sidecar-port", "0", "--broker-port", "0", "--admin-port", "0")
+    ports = [word for name in ("sidecar", "broker", "admin", "sidecar-admin") for word in (f"--{name}-port", "0")]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sluicegate.cli.main", "up", "-f", str(folder), *ports, *options),
         stdout=asyncio.subprocess.PIPE,

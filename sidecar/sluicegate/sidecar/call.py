@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 
 from sluicegate.sidecar.books import Books
 from sluicegate.sidecar.core.classify import classify, classify_stream_error
-from sluicegate.sidecar.core.errors import Refusal, refuse
+from sluicegate.sidecar.core.errors import Explanation, Refusal
 from sluicegate.sidecar.core.headers import read_meters
 from sluicegate.sidecar.core.plan import Step
 from sluicegate.sidecar.core.providers import Wire
@@ -36,7 +36,7 @@ from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
 from sluicegate.wire.values import Estimate
-from sluicegate.wire.words import ErrorClass, Reason
+from sluicegate.wire.words import ErrorClass, Outcome, Reason
 
 _MAX_ERROR_BODY = 1024 * 1024
 EMBEDS = (Wire.EMBEDDINGS, Wire.EMBED)
@@ -86,8 +86,8 @@ class Call:
                         if isinstance(result, web.StreamResponse):
                             return result
                         failure = result
-                        if not answer.pool:
-                            return await self._unmanaged_failure(failure)
+                        if not answer.pool or failure.final:
+                            return await self._final_failure(failure, managed=bool(answer.pool))
                         answer = await books.ask_again(failure.verdict, dispatched=failure.dispatched)
                     case pb.Fallback():
                         done = await ending.fall_back(answer, failure, last=last)
@@ -162,7 +162,7 @@ class Call:
             upstream = await self._s.transport.send(self._request.method, way.url, way.headers, way.data)
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
-            return Failure(_NETWORK, problem.dispatched, message=str(problem))
+            return Failure(_NETWORK, problem.dispatched, message=str(problem), final=problem.final)
         try:
             return await self._receive(grant, way, upstream)
         finally:
@@ -261,7 +261,10 @@ class Call:
         self._books.finish(Step.ENDED, verdict)
         return await self._ending.original(failure)
 
-    async def _unmanaged_failure(self, failure: Failure) -> web.StreamResponse:
-        """A call that is not ours to repeat: the app learns at once."""
+    async def _final_failure(self, failure: Failure, *, managed: bool) -> web.StreamResponse:
+        """A call that must not, or is not ours to, go again: the app learns at once."""
         self._books.finish(Step.UNSENDABLE, failure.verdict, dispatched=failure.dispatched)
-        return await self._ending.fail(failure, refuse(502, Reason.UNMANAGED, failure.message))
+        reason = Reason.ATTEMPTS_EXHAUSTED if managed else Reason.UNMANAGED
+        books = self._books
+        explanation = Explanation(Outcome.REJECTED, reason.value, books.pool, books.waited, books.attempts)
+        return await self._ending.fail(failure, Refusal(502, failure.message, explanation))

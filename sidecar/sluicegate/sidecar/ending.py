@@ -21,14 +21,18 @@ from sluicegate.sidecar.services import Services
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
-from sluicegate.wire.words import Outcome, Reason
+from sluicegate.wire.words import ErrorClass, Outcome, Reason
 
 _GRACE = 1.0
+_BUDGET = 429
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt of which nothing reached the app: the provider's response, or why there was none."""
+    """An attempt of which nothing reached the app: the provider's response, or why there was none.
+
+    `final`: it must not go again.
+    """
 
     verdict: Verdict
     dispatched: bool
@@ -36,6 +40,7 @@ class Failure:
     headers: CIMultiDict[str] | None = None
     body: bytes = b""
     message: str = ""
+    final: bool = False
 
 
 class Ending:
@@ -74,7 +79,9 @@ class Ending:
             reject.mitigation,
             reject.fits_now,
         )
-        self._s.refused.remember(self._in.key, refusal, time.monotonic())
+        if refusal.status == _BUDGET and (failure is None or failure.verdict.error_class is ErrorClass.QUOTA):
+            # What else failed says nothing about the next time, and its repeat must not look like a rate limit.
+            self._s.refused.remember(self._in.key, refusal, time.monotonic())
         if failure is not None:
             return await self.fail(failure, refusal)
         return await self.refuse(refusal)

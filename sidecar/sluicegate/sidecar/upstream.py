@@ -26,12 +26,19 @@ Body = bytes | AsyncIterator[bytes] | None
 _CHUNK = 64 * 1024
 
 
+_FINAL = frozenset({"garbage", "url"})
+
+
 class UpstreamError(Exception):
-    """The provider gave no (whole) response. `dispatched`: whether it may have got the request. `fault`: one word."""
+    """The provider gave no (whole) response. `dispatched`: whether it may have got the request. `fault`: one word.
+
+    `final`: another attempt would end the same way, and might be billed as well.
+    """
 
     def __init__(self, fault: str, message: str, *, dispatched: bool) -> None:
         self.fault = fault
         self.dispatched = dispatched
+        self.final = fault in _FINAL
         super().__init__(message)
 
 
