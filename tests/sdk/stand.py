@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from sluicegate.sidecar.settings import Settings
 from sluicegate.testing.emulator import Emulator, EmulatorConfig, serve
 from sluicegate.testing.faults import Fault
 
+ASK: Any = [{"role": "user", "content": "What is a sluice gate?"}]
 API = {"apiVersion": "sluicegate.dev/v1alpha1"}
+_DECISIONS = "sluicegate_decisions_total{"
 POOLS: dict[str, tuple[str, str, list[str]]] = {  # name: the emulator's wire, the emulator's URL, models
     "gpt": ("OpenAI", "openai_url", ["gpt-4o", "text-embedding-3-small"]),
     "azure": ("AzureOpenAI", "azure_url", ["my-gpt", "my-embedding"]),
@@ -32,6 +35,7 @@ POOLS: dict[str, tuple[str, str, list[str]]] = {  # name: the emulator's wire, t
 }
 BOTH = {"Requests": 3000, "Tokens": 3_000_000}
 LIMITS: dict[str, dict[str, int]] = {
+    "groq": {"Requests/24h": 1_000_000, "Tokens": 3_000_000},
     "claude": {"Requests": 3000, "InputTokens": 3_000_000, "OutputTokens": 600_000},
     "gemini": {"Requests": 3000, "InputTokens": 3_000_000},
     "vertex": {"Requests": 3000, "InputTokens": 3_000_000},
@@ -44,13 +48,12 @@ class Stand:
 
     url: str
     emulator: Emulator
-    decisions_file: Path
     broker_admin: str
 
-    @property
-    def decisions(self) -> list[dict[str, Any]]:
-        """What the broker decided, oldest first."""
-        return [json.loads(line) for line in self.decisions_file.read_text().splitlines()]
+    async def decisions(self) -> int:
+        """How often the broker has decided: each acquire that is answered counts once."""
+        lines = (await self.metrics()).splitlines()
+        return round(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(_DECISIONS)))
 
     def fail_next(self, pool: str, *faults: Fault) -> None:
         """These befall the next calls at the provider's `pool`."""
@@ -60,6 +63,12 @@ class Stand:
     def sent(self) -> list[tuple[str, int]]:
         """(pool, status) of what reached the provider."""
         return [(record.pool, record.status) for record in self.emulator.calls.records]
+
+    async def until(self, true: Callable[[], bool], within: float = 5.0) -> None:
+        """Waits for something that the emulator or the broker is about to write down."""
+        async with asyncio.timeout(within):
+            while not true():  # noqa: ASYNC110 - they are books, not events
+                await asyncio.sleep(0.005)
 
     async def metrics(self) -> str:
         async with aiohttp.ClientSession() as session, session.get(f"{self.broker_admin}/metrics") as response:
@@ -75,7 +84,7 @@ async def stand(
     """Everything, with a pool for each provider. `limits` replace a pool's, at both ends; `policy` is added to the
     tenant's; what `emulated` says of a pool by its name is for the emulator alone."""
     known = {**dict.fromkeys(POOLS, BOTH), **LIMITS, **(limits or {})}
-    rows = {pool: [{"resource": r, "limit": n, "window": "1m"} for r, n in known[pool].items()] for pool in POOLS}
+    rows = {pool: [_limit(name, limit) for name, limit in known[pool].items()] for pool in POOLS}
     config = {
         "pools": [
             {
@@ -96,18 +105,22 @@ async def stand(
             (folder / "config").mkdir()
             documents = _documents(emulator, rows, policy or {})
             (folder / "config" / "all.yaml").write_text("\n---\n".join(map(json.dumps, documents)))
-            decisions = folder / "decisions.jsonl"
             broker = await start_broker(
-                BrokerSettings(config=folder / "config", port=0, admin_port=0, trust_claims=True, decisions=decisions)
+                BrokerSettings(config=folder / "config", port=0, admin_port=0, trust_claims=True)
             )
             sidecar = await start_sidecar(Settings(port=0, admin_port=0, broker=f"127.0.0.1:{broker.port}", grace=1.0))
             try:
                 assert await sidecar.broker.ready(10)
                 url, admin = f"http://127.0.0.1:{sidecar.port}", f"http://127.0.0.1:{broker.admin_port}"
-                yield Stand(url, emulator, decisions, admin)
+                yield Stand(url, emulator, admin)
             finally:
                 await sidecar.stop()
                 await broker.stop()
+
+
+def _limit(name: str, limit: int) -> dict[str, Any]:
+    resource, _, window = name.partition("/")
+    return {"resource": resource, "limit": limit, "window": window or "1m"}
 
 
 def _documents(
