@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from sluicegate.broker.core.effects import Decision, Party
 from sluicegate.broker.decisions import WATCHER_BUFFER, DecisionLog
@@ -18,6 +19,7 @@ from sluicegate.broker.outbox import Outbox
 from sluicegate.broker.server import RunningBroker, start_broker
 from sluicegate.broker.settings import Settings, SettingsError, parse
 from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.v1 import types_pb2
 from sluicegate.wire.words import Outcome, Reason
 from tests.broker.client import SessionClient, call, settled
 from tests.broker.conftest import POOL
@@ -195,3 +197,40 @@ def test_the_program_serves_and_stops_clean_on_sigterm(documents: Path) -> None:
         rest = process.stderr.read()
         assert process.wait(10) == 0
     assert json.loads(rest.splitlines()[-1])["message"] == "stopped"
+
+
+async def test_a_call_counts_once_however_many_attempts_it_takes(broker: RunningBroker) -> None:
+    async with SessionClient(broker.port) as client:
+        await client.send(acquires=[call("c1")])
+        await client.grant("c1")
+        failed = pb.Settlement(
+            call_id="c1", attempt=1, error_class=types_pb2.ERROR_CLASS_SERVER, dispatched=True, retriable=True
+        )
+        await client.send(settlements=[failed])
+        await client.until(lambda: any(grant.attempt == 2 for m in client.messages for grant in m.grants), within=10)
+        url = f"http://127.0.0.1:{broker.admin_port}/metrics"
+
+        async def value(name: str, labels: dict[str, str]) -> float:
+            async with aiohttp.ClientSession() as http, http.get(url) as response:
+                families = text_string_to_metric_families(await response.text())
+            return sum(s.value for f in families for s in f.samples if s.name == name and s.labels == labels)
+
+        async def becomes(name: str, labels: dict[str, str], wanted: float) -> None:
+            async with asyncio.timeout(5):
+                while await value(name, labels) != wanted:  # noqa: ASYNC110 - a metric tells nobody
+                    await asyncio.sleep(0.02)
+
+        party = {"pool": "gpt-4o", "task_type": "", "tenant": "acme/acme", "tier": "Premium"}
+        granted = {**party, "outcome": "granted"}
+        assert await value("sluicegate_attempts_total", party) == 2
+        assert not await value("sluicegate_requests_total", granted)
+        await client.send(settlements=[settled("c1", attempt=2)])
+        await becomes("sluicegate_requests_total", granted, 1)
+        assert await value("sluicegate_queue_wait_seconds_count", granted) == 1
+
+        await client.send(acquires=[call("c2")])
+        await client.grant("c2")
+        final = pb.Settlement(call_id="c2", error_class=types_pb2.ERROR_CLASS_BILLING, dispatched=True, retriable=True)
+        await client.send(settlements=[final])
+        await becomes("sluicegate_requests_total", {**party, "outcome": "rejected"}, 1)
+        assert await value("sluicegate_requests_total", granted) == 1

@@ -20,9 +20,10 @@ from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Se
 from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
-from sluicegate.wire.words import ErrorClass
+from sluicegate.wire.words import ErrorClass, Outcome
 
 OTHER = "other"
+_GRANTING = frozenset({Outcome.GRANTED, Outcome.FALLBACK_MODEL, Outcome.FALLBACK_POOL})
 _TASK_TYPES = 100
 _QUEUE_SCAN = 5_000
 _PARTY = ("pool", "tier", "tenant", "task_type")
@@ -63,14 +64,18 @@ class Metrics:
         self._runtime = runtime
         reg = self.registry
         self._requests = Counter(
-            "sluicegate_requests", "Decisions that ended a wait, by outcome", (*_PARTY, "outcome"), registry=reg
+            "sluicegate_requests", "Calls by what became of them in the end", (*_PARTY, "outcome"), registry=reg
         )
+        self._attempts = Counter(
+            "sluicegate_attempts", "Grants, those of a call's further attempts included", _PARTY, registry=reg
+        )
+        self._open: dict[str, tuple[tuple[str, str, str, str], Outcome]] = {}  # calls in flight, as they were granted
         self._decisions = Counter(
             "sluicegate_decisions", "Decisions by their reason", ("pool", "tier", "outcome", "reason"), registry=reg
         )
         self._waits = Histogram(
             "sluicegate_queue_wait_seconds",
-            "Time from a call's arrival to its decision",
+            "Time from a call's arrival to its first decision",
             (*_PARTY, "outcome"),
             buckets=_WAITS,
             registry=reg,
@@ -113,19 +118,37 @@ class Metrics:
 
     def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
         del wall_offset
+        ended: dict[str, None] = {}
         for effect in effects:
             match effect:
                 case Decision():
-                    labels = self.party(effect.party, effect.pool)
-                    self._requests.labels(*labels, effect.outcome).inc()
-                    self._waits.labels(*labels, effect.outcome).observe(max(0.0, effect.waited))
-                    self._decisions.labels(labels[0], effect.party.tier, effect.outcome, effect.reason).inc()
+                    ended.pop(effect.call_id, None)
+                    self._decided(effect)
                 case Requeued():
+                    ended.pop(effect.call_id, None)
                     self._retries.labels(*self.party(effect.party, effect.pool), effect.reason).inc()
                 case Settled():
+                    ended[effect.call_id] = None
                     self._settled(effect)
                 case _:
                     pass
+
+        for call_id in ended:
+            if (found := self._open.pop(call_id, None)) is not None:
+                self._requests.labels(*found[0], found[1]).inc()
+
+    def _decided(self, decision: Decision) -> None:
+        """A call that was granted is counted when its last attempt has ended, every other one now."""
+        labels = self.party(decision.party, decision.pool)
+        self._decisions.labels(labels[0], decision.party.tier, decision.outcome, decision.reason).inc()
+        if decision.attempt <= 1 and decision.call_id not in self._open:
+            self._waits.labels(*labels, decision.outcome).observe(max(0.0, decision.waited))
+        if decision.outcome in _GRANTING:
+            self._attempts.labels(*labels).inc()
+            self._open[decision.call_id] = (labels, decision.outcome)
+        else:
+            self._open.pop(decision.call_id, None)
+            self._requests.labels(*labels, decision.outcome).inc()
 
     def _settled(self, effect: Settled) -> None:
         labels = self.party(effect.party, effect.pool)
