@@ -92,7 +92,8 @@ class Bucket(Meter):
         self._at = now
 
     def served(self, now: float) -> None:
-        if self.observed or self.refused:
+        # What is charged as it is produced lags behind the answers that are counted here.
+        if self.observed or self.refused or self.terms.on_completion:
             return
         self._unnamed += 1
         if self._unnamed == _ANSWERS:

@@ -113,7 +113,6 @@ _RULES = {
     Provider.OPENAI_COMPATIBLE: _OPENAI,
     Provider.ANTHROPIC: ProviderRule(
         counts=Counts.REAL,
-        slices=((Resource.REQUESTS, 1.0),),  # "60 RPM may be enforced as 1 request per second"
         day=Algorithm.FIXED_WINDOW,
         on_completion=frozenset({Resource.OUTPUT_TOKENS, Resource.TOKENS}),
         corrected=_ALL,
