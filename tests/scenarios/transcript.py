@@ -8,6 +8,8 @@ what happens, `----`, and what must follow (nothing: no effect). Lines above `--
     tiers NAME Critical guaranteed=30 headroom=10 | Free guaranteed=5 ceiling=50
     tenant NS/NAME tier=Free weight=2 max-wait=30 depth=5 ceiling=POOL:tokens/1m=100 speaks-for=NS/N allows=NS/N
     task NS/NAME TYPE latency=batch max-wait=1 deadline=9 fallback=model:m2,pool:p,cached:60,degrade orchestrator
+    failover NAME OTHER model=other-model on=overload,billing,quota after-wait=2
+    breaker NAME minimum-calls=2 failure-rate-percent=50 window=30 open-for=5 max-open-for=20
     configured            the lines above take effect
     fill POOL tokens/1m=600                       a response said that so much is left
     TIME call ID tenant=NS/N tokens=100 [least=40] [cached=AGE] [divisible] [part] [pool=P]
@@ -26,6 +28,7 @@ import re
 from dataclasses import replace
 
 from sluicegate.broker.core.config import (
+    FAILOVER_ON,
     AccessRule,
     Ceiling,
     FailoverConfig,
@@ -139,8 +142,12 @@ class Transcript:
                 rule = self._access(_fields(rest))
                 self.pools[name] = replace(self.pools[name], access=(*(self.pools[name].access or ()), rule))
             case ["failover", name, target, *rest]:
-                failover = FailoverConfig(target, _fields(rest))
-                self.pools[name] = replace(self.pools[name], failover=(failover,))
+                known = self.pools[name]
+                self.pools[name] = replace(known, failover=(*known.failover, self._failover(target, _fields(rest))))
+            case ["breaker", name, *rest]:
+                bounds = {key.replace("-", "_"): float(value) for key, value in _fields(rest).items()}
+                breaker = replace(self.pools[name].breaker, **bounds)
+                self.pools[name] = replace(self.pools[name], breaker=breaker)
             case ["tenant", name, *rest]:
                 self.tenants[name] = self._tenant(name, rest)
             case ["task", name, kind, *rest]:
@@ -191,6 +198,13 @@ class Transcript:
             int(fields.get("ceiling", 100)),
             int(fields.get("headroom", 0)),
         )
+
+    @staticmethod
+    def _failover(target: str, fields: dict[str, str]) -> FailoverConfig:
+        on = fields.pop("on", "")
+        after_wait = float(fields.pop("after-wait", 0))
+        causes = tuple(from_kebab(ErrorClass, word) for word in on.split(",")) if on else FAILOVER_ON
+        return FailoverConfig(target, fields, causes, after_wait)
 
     @staticmethod
     def _access(fields: dict[str, str]) -> AccessRule:

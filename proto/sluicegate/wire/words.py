@@ -121,6 +121,7 @@ class Reason(StrEnum):
     GUARANTEE = "guarantee"  # its tier's guarantee was due: the one permitted inversion
     BACKFILL = "backfill"  # it cannot delay the claim of the head of the order
     FALLBACK = "fallback"  # another model or pool of the call's fallback list had room
+    FAILOVER = "failover"  # its pool cannot serve; another one that the pool names took it
     # what a waiting call waits for
     BINDING_LIMIT = "binding_limit"  # a meter of the pool lacks room
     HEADROOM = "headroom"  # the rest of the meter is reserved for higher tiers

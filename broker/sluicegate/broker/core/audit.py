@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from sluicegate.broker.core.effects import Decision
 from sluicegate.wire.words import Outcome, Reason
 
-_EXEMPT = frozenset({Reason.GUARANTEE, Reason.BACKFILL, Reason.FALLBACK})
+_EXEMPT = frozenset({Reason.GUARANTEE, Reason.BACKFILL, Reason.FALLBACK, Reason.FAILOVER})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 
 from sluicegate.broker.core.units import MeterKey
 from sluicegate.wire.values import FallbackOption
-from sluicegate.wire.words import Algorithm, Latency, LearnLimits, OnBrokerUnavailable, Provider, Resource, Unmanaged
+from sluicegate.wire.words import (
+    Algorithm,
+    ErrorClass,
+    Latency,
+    LearnLimits,
+    OnBrokerUnavailable,
+    Provider,
+    Resource,
+    Unmanaged,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +77,21 @@ class BreakerConfig:
     max_open_for: float = 120.0
 
 
+FAILOVER_ON = (ErrorClass.OVERLOAD, ErrorClass.SERVER, ErrorClass.NETWORK, ErrorClass.BILLING)
+
+
 @dataclass(frozen=True, slots=True)
 class FailoverConfig:
-    """Where calls go while this pool cannot serve; `models` maps this pool's names to the other's."""
+    """Where calls go while this pool cannot serve; `models` maps this pool's names or globs to the other's names.
+
+    `on`: the errors that lead there. With quota among them a call goes before any 429, once its predicted wait exceeds
+    `after_wait` (seconds).
+    """
 
     pool: str
     models: Mapping[str, str] = field(default_factory=dict[str, str])
+    on: tuple[ErrorClass, ...] = FAILOVER_ON
+    after_wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

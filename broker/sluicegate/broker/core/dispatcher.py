@@ -17,14 +17,14 @@ A repeated answer has no second `Decision`: nothing was decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from math import inf
 from typing import assert_never
 
-from sluicegate.broker.core import relief, views
+from sluicegate.broker.core import views
 from sluicegate.broker.core.calibrate import Calibration
 from sluicegate.broker.core.config import PoolConfig, Snapshot
+from sluicegate.broker.core.divert import Diversions, Moved
 from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Party, Rejected
 from sluicegate.broker.core.events import (
     Acquire,
@@ -41,11 +41,11 @@ from sluicegate.broker.core.flow import Call, Chains, State
 from sluicegate.broker.core.leases import Leases
 from sluicegate.broker.core.ledger import Ledger
 from sluicegate.broker.core.pool import Pool
-from sluicegate.broker.core.refuse import Unserved, explain, mitigation_of
+from sluicegate.broker.core.refuse import Unserved
 from sluicegate.broker.core.resolve import Passthrough, Refusal, Resolver, apply_criticality
 from sluicegate.broker.core.status import PoolStatus, TenantStatus, WaitingCall
 from sluicegate.broker.core.units import MeterKey, SafeShare
-from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
+from sluicegate.wire.values import UseCached
 from sluicegate.wire.words import ErrorClass, Outcome, Reason
 
 _ANSWERS = 10_000
@@ -59,12 +59,12 @@ class Dispatcher:
 
     def __init__(self, snapshot: Snapshot, now: float, *, trust_claims: bool = False) -> None:
         self._trust_claims = trust_claims
-        self._snapshot = snapshot
         self._resolver = Resolver(snapshot, trust_claims=trust_claims)
         self._chains = Chains()
         self._ledger = Ledger()
         self._calibration = Calibration()
         self._pools: dict[str, Pool] = {}
+        self._diversions = Diversions(self._resolver, self._pools, self._calibration)
         self._calls: dict[str, tuple[Call, Pool]] = {}
         self._sessions: dict[str, dict[str, None]] = {}
         self._answers: dict[str, Answer] = {}
@@ -164,7 +164,7 @@ class Dispatcher:
         if isinstance(target, Passthrough):
             self._pass(call, now, out)
             return None
-        call.pool = target.name
+        call.pool = call.home = target.name
         call.estimate = self._calibration.correct(acquire.estimate, target.name, acquire.model, call.party.task_type)
         standing = self._resolver.standing(tenant, target, acquire.workload)
         if isinstance(standing, Refusal):
@@ -273,8 +273,7 @@ class Dispatcher:
     # ---- configuration
 
     def _configure(self, snapshot: Snapshot, now: float, out: list[Effect]) -> None:
-        self._snapshot = snapshot
-        self._resolver = Resolver(snapshot, trust_claims=self._trust_claims)
+        self._resolver = self._diversions.resolver = Resolver(snapshot, trust_claims=self._trust_claims)
         for name in [name for name in self._pools if name not in snapshot.pools]:
             pool = self._pools.pop(name)
             pool.retire(now)
@@ -318,104 +317,20 @@ class Dispatcher:
 
     def _unserved(self, item: Unserved, pool: Pool, now: float, out: list[Effect]) -> None:
         call = item.call
-        binding = None if item.lack is None else item.lack.meter
-        relief.restore(call)
-        acquire = call.acquire
-        held_for = (acquire.cached_age or 0.0) + now - call.arrival
-        parts = relief.part_tokens(item)
-        for index, option in enumerate(call.options if not parts else ()):
-            match option:
-                case UseModel() | UsePool():
-                    if self._divert(call, option, pool, now, out):
-                        return
-                case UseTrimmed(target):
-                    if relief.trim(call, target, item):
-                        call.options = call.options[index + 1 :]
-                        pool.offer(call, now, out)
-                        return
-                case UseCached(max_age) if acquire.cached_age is not None and held_for > max_age:
-                    pass
-                case UseCached() | UseDegraded():
-                    outcome = Outcome.CACHED if isinstance(option, UseCached) else Outcome.DEGRADED
-                    rest = call.options[index + 1 :]
-                    wait = item.wait if item.wait < inf else 0.0
-                    fell = FellBack(
-                        call.call_id,
-                        call.session,
-                        call.party,
-                        pool.config.name,
-                        option,
-                        rest,
-                        item.reason,
-                        wait,
-                        binding,
-                    )
-                    self._answer(call, fell, outcome, item.reason, now, out)
-                    return
-                case _:
-                    assert_never(option)
-        mitigation, fits_now = mitigation_of(item)
-        rejected = Rejected(
-            call.call_id,
-            call.session,
-            call.party,
-            pool.config.name,
-            item.reason,
-            explain(item, pool.config.name, pool.config.max_queue_depth, call.give_up_at - call.arrival),
-            None if item.wait == inf else max(0.0, item.wait),
-            binding,
-            mitigation,
-            fits_now,
-            parts,
-        )
-        self._answer(call, rejected, Outcome.REJECTED, item.reason, now, out)
-
-    def _divert(self, call: Call, option: FallbackOption, source: Pool, now: float, out: list[Effect]) -> bool:
-        """Grant the call in another pool, or as another model, if there is room now."""
-        for target, model, outcome in self._detours(call, option, source.config):
-            tenant = self._resolver.tenant(call.acquire)
-            if isinstance(tenant, Refusal):
-                continue
-            standing = self._resolver.standing(tenant, target, call.acquire.workload)
-            if isinstance(standing, Refusal):
-                continue
-            pool = self._pools[target.name]
-            pool.ceilings_of(tenant)
-            before = (call.pool, call.model, call.outcome, call.party, call.tier, call.weight)
-            call.pool, call.model, call.outcome = target.name, model, outcome
-            call.party = Party(tenant.name, standing.tier_name, call.party.task_type)
-            call.tier, call.weight = standing.tier, standing.weight
-            if pool.try_now(call, now, out):
-                self._calls[call.call_id] = (call, pool)
-                if pool is not source:
-                    self._finish(pool, now, out)
-                return True
-            call.pool, call.model, call.outcome, call.party, call.tier, call.weight = before
-        return False
-
-    def _detours(
-        self, call: Call, option: FallbackOption, source: PoolConfig
-    ) -> Iterator[tuple[PoolConfig, str, Outcome]]:
-        acquire = call.acquire
-        if isinstance(option, UseModel):
-            if option.model == call.model or acquire.part:
-                return
-            provider = acquire.provider or source.provider
-            found = self._resolver.pools_of(provider, option.model, acquire.key_fingerprint)
-            if len(found) == 1 and self._may_reach(call, found[0], source):
-                yield found[0], option.model, Outcome.FALLBACK_MODEL
-        elif isinstance(option, UsePool):
-            target = self._snapshot.pools.get(option.pool)
-            if target is not None and target.name != source.name and self._may_reach(call, target, source):
-                model = self._resolver.model_in(target, acquire.model, source)
-                if model is not None and not (acquire.part and model != acquire.model):
-                    yield target, model, Outcome.FALLBACK_POOL
-
-    @staticmethod
-    def _may_reach(call: Call, target: PoolConfig, source: PoolConfig) -> bool:
-        """Has the session a credential for it: its own, or the app's, which goes to its own provider only?"""
-        same = target.provider is source.provider and target.endpoint == source.endpoint
-        return same or target.name in call.acquire.authenticated_pools
+        found = self._diversions.serve(item, pool, now, out)
+        match found:
+            case Moved(target):
+                self._calls[call.call_id] = (call, target)
+                if target is not pool:
+                    self._finish(target, now, out)
+            case FellBack(option=UseCached()):
+                self._answer(call, found, Outcome.CACHED, item.reason, now, out)
+            case FellBack():
+                self._answer(call, found, Outcome.DEGRADED, item.reason, now, out)
+            case Rejected():
+                self._answer(call, found, Outcome.REJECTED, item.reason, now, out)
+            case _:
+                assert_never(found)
 
     def _refuse(self, call: Call, refusal: Refusal, now: float, out: list[Effect]) -> None:
         rejected = Rejected(call.call_id, call.session, call.party, call.pool, refusal.reason, refusal.message)

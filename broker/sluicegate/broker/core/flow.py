@@ -28,7 +28,7 @@ from sluicegate.broker.core.effects import Granted, Party
 from sluicegate.broker.core.events import Acquire
 from sluicegate.broker.core.units import Charge, MeterKey
 from sluicegate.wire.values import Chain, Estimate, FallbackOption
-from sluicegate.wire.words import Latency, Outcome, Reason
+from sluicegate.wire.words import ErrorClass, Latency, Outcome, Reason
 
 if TYPE_CHECKING:
     from sluicegate.broker.core.ceiling import TenantCeilings
@@ -74,11 +74,15 @@ class Call:
         "deadline",
         "debited_at",
         "eligible_at",
+        "entry",
+        "epoch",
         "estimate",
+        "failed_with",
         "flow",
         "give_up_at",
         "give_up_reason",
         "grant",
+        "home",
         "max_depth",
         "model",
         "options",
@@ -98,6 +102,7 @@ class Call:
         "untrimmed",
         "usage",
         "vector",
+        "visited",
         "weight",
     )
 
@@ -109,7 +114,9 @@ class Call:
         self.seq = seq
         self.state = State.NEW
         self.attempt = 1
-        self.transient = 0  # attempts that ended in a transient error
+        self.transient = 0  # attempts in this pool that ended in a transient error
+        self.failed_with = ErrorClass.NONE  # how the last attempt ended
+        self.epoch = 0  # of the pool's breaker when it was granted
         self.model = acquire.model
         self.outcome = Outcome.GRANTED
         self.trim_to = 0  # input tokens that its history is trimmed to; 0: untouched
@@ -119,6 +126,8 @@ class Call:
         self.binding: MeterKey | None = None
         # Set by the dispatcher from policy.
         self.pool = ""
+        self.home = ""  # the pool that it was for, whose key its app holds
+        self.visited: tuple[str, ...] = ()  # the pools that it was sent away from
         self.party = _NOBODY
         self.tier = 0
         self.weight = 1
@@ -140,6 +149,7 @@ class Call:
         self.check_at = 0.0  # when its wait is predicted again
         self.eligible_at = 0.0
         self.queued = False
+        self.entry = 0  # its entry in its flow's heap that counts
         self.flow: Flow | None = None
         self.ahead: Vector = ()  # own tenant's work ahead when it entered
         self.served_before: Vector = ()  # its flow's served work when it entered
@@ -149,7 +159,8 @@ class Call:
         return self.rank == BATCH
 
 
-Entry = tuple[int, bool, float, int, Call]
+Entry = tuple[int, bool, float, int, int, Call]
+"""Rank, not begun, deadline, arrival; then a number that makes it unique, for a call that left and came back."""
 
 
 _PACE_SECONDS = 15.0
@@ -162,6 +173,7 @@ class Flow:
     """
 
     __slots__ = (
+        "_entries",
         "_heap",
         "_marks",
         "batch",
@@ -195,6 +207,7 @@ class Flow:
         self.served = [0.0] * meters
         self._marks: list[tuple[float, list[float]]] = []  # the last two times at which `served` was written down
         self._heap: list[Entry] = []
+        self._entries = 0
 
     def __len__(self) -> int:
         return self.interactive + self.batch
@@ -227,7 +240,9 @@ class Flow:
         call.served_before = tuple(self.served)
         call.flow = self
         call.queued = True
-        heappush(self._heap, (rank, not call.begun, call.deadline, call.seq, call))
+        self._entries += 1
+        call.entry = self._entries
+        heappush(self._heap, (rank, not call.begun, call.deadline, call.seq, call.entry, call))
         if rank == BATCH:
             self.batch += 1
         else:
@@ -240,9 +255,8 @@ class Flow:
         """The call that goes next; amortised O(log n)."""
         heap = self._heap
         while heap:
-            call = heap[0][4]
-            if call.queued:
-                return call
+            if self._means(heap[0]):
+                return heap[0][5]
             heappop(heap)
         return None
 
@@ -262,15 +276,19 @@ class Flow:
             return
         for index, amount in enumerate(call.vector):
             work[index] = max(0.0, work[index] - amount)
-        if self._heap[0][4] is call:
+        if self._heap[0][5] is call:
             heappop(self._heap)
         elif len(self._heap) > 2 * len(self) + 16:
-            self._heap = [entry for entry in self._heap if entry[4].queued]
+            self._heap = [entry for entry in self._heap if self._means(entry)]
             heapify(self._heap)
+
+    def _means(self, entry: Entry) -> bool:
+        call = entry[5]
+        return call.queued and call.flow is self and call.entry == entry[4]
 
     def calls(self) -> list[Call]:
         """Its calls in order; for views, O(n log n)."""
-        return [entry[4] for entry in sorted(self._heap, key=lambda entry: entry[:4]) if entry[4].queued]
+        return [entry[5] for entry in sorted(self._heap) if self._means(entry)]
 
 
 class _ChainState:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from math import inf
 
+from sluicegate.broker.core.breaker import Breaker, BreakerState
 from sluicegate.broker.core.budget import Budget, Lack
 from sluicegate.broker.core.ceiling import TenantCeilings
 from sluicegate.broker.core.config import Ceiling, PoolConfig, TenantConfig
@@ -20,7 +21,7 @@ from sluicegate.broker.core.ranking import Ranking
 from sluicegate.broker.core.refuse import Unserved
 from sluicegate.broker.core.retry import estimated_usage
 from sluicegate.broker.core.units import MeterKey
-from sluicegate.wire.words import Reason
+from sluicegate.wire.words import ErrorClass, Reason
 
 _SHORTEST_CHECK = 0.05
 PREDICTION_MARGIN = 1.25
@@ -33,6 +34,7 @@ class Line:
         self.config = config
         self.chains = chains
         self.budget = Budget(config, now)
+        self.breaker = Breaker(config.breaker)
         self.unserved: list[Unserved] = []
         self.granted: dict[str, Call] = {}
         self._ceilings: dict[str, TenantCeilings] = {}
@@ -47,10 +49,13 @@ class Line:
             self.held_back.append(held)
             held = min(1.0, held + tier.reserved_headroom_percent / 100.0)
         self.ranking = Ranking(self.budget, now)
+        quota = [entry.after_wait for entry in self.config.failover if ErrorClass.QUOTA in entry.on]
+        self.failover_after = min(quota, default=inf)  # seconds of predicted wait that make a call look elsewhere
 
     def reconfigure(self, config: PoolConfig, calls: list[Call], now: float) -> None:
         """Go on under `config` with `calls`, whose tier and weight are already the new ones. Tags and credit stay."""
         self.budget.reconfigure(config, now)
+        self.breaker.reconfigure(config.breaker, now, changed=config != self.config)
         self.config = config
         self.configured(now)
         old, self.queue = self.queue, PoolQueue(config.tiers, len(self.ranking.meters), now)
@@ -135,8 +140,8 @@ class Line:
         slack = call.give_up_at - now
         wait = self.predicted_wait(call, now)
         if wait > slack * margin:
-            reason = Reason.DEADLINE if call.give_up_reason is Reason.DEADLINE else Reason.PREDICTED_WAIT
-            self.leave(call, reason, now, wait)
+            late = Reason.DEADLINE if call.give_up_reason is Reason.DEADLINE else Reason.PREDICTED_WAIT
+            self.leave(call, late if self.breaker.ready_in(now) < wait else self.shut_reason, now, wait)
         else:
             self.schedule_check(call, now)
 
@@ -156,7 +161,23 @@ class Line:
         ]
         lack = self.budget.lack(call.charge, now, held)
         ready = now if lack is None else lack.ready_at
-        return predict(self.queue, call, now, self.ranking.rates, drawable, ready)
+        return predict(
+            self.queue, call, now, self.ranking.rates, drawable, max(ready, now + self.breaker.ready_in(now))
+        )
+
+    @property
+    def shut_reason(self) -> Reason:
+        """Why nothing is granted while the breaker is not closed."""
+        return Reason.BILLING if self.breaker.cause is ErrorClass.BILLING else Reason.BREAKER_OPEN
+
+    @property
+    def shut(self) -> bool:
+        """The breaker is not closed."""
+        return self.breaker.state is not BreakerState.CLOSED
+
+    def send_away(self, call: Call, now: float) -> None:
+        """Let the dispatcher look for another place for a call that is in no queue, since the breaker is not closed."""
+        self.unserve(call, self.shut_reason, self.breaker.ready_in(now), may_wait=True)
 
     def refuse(self, call: Call, reason: Reason, message: str, now: float) -> None:
         """Policy no longer lets a waiting call wait."""
@@ -170,7 +191,16 @@ class Line:
         self.queue.leave(call, now)
         self.unserve(call, reason, wait, lack=self.budget.lack(call.charge, now, self.held_back[call.tier]))
 
-    def unserve(self, call: Call, reason: Reason, wait: float, message: str = "", lack: Lack | None = None) -> None:
+    def unserve(
+        self,
+        call: Call,
+        reason: Reason,
+        wait: float,
+        message: str = "",
+        lack: Lack | None = None,
+        *,
+        may_wait: bool = False,
+    ) -> None:
         """Leave a call that is in no queue to the dispatcher."""
         call.state = State.NEW
-        self.unserved.append(Unserved(call, reason, wait, lack, message))
+        self.unserved.append(Unserved(call, reason, wait, lack, message, may_wait))

@@ -9,6 +9,7 @@ the queue, what a call costs there and how long it will wait.
     settle, no retry                     settle the budget, correct the tenant's tag and ceilings, pump
     settle, quota 429                    the same; back into the queue when the budget says that it fits
     settle, overload / server / network  the same; back into the queue after a back-off, a few times
+    the breaker opens                    waiting calls that may go elsewhere are sent away, the others predict again
     cancel, session lost                 leave the queue, or settle as unknown, pump
     time                                 delayed calls enter; waits are predicted again; pump
 
@@ -20,11 +21,12 @@ from __future__ import annotations
 
 from math import inf
 
+from sluicegate.broker.core.breaker import Breaker, BreakerState
 from sluicegate.broker.core.budget import Budget
 from sluicegate.broker.core.config import PoolConfig, TenantConfig
 from sluicegate.broker.core.effects import Effect, Requeued, Settled
 from sluicegate.broker.core.events import Settle
-from sluicegate.broker.core.flow import Call, Chains, State
+from sluicegate.broker.core.flow import Call, Chains, Flow, State
 from sluicegate.broker.core.line import Line
 from sluicegate.broker.core.pump import Pump
 from sluicegate.broker.core.queue import PoolQueue
@@ -52,6 +54,10 @@ class Pool:
     @property
     def budget(self) -> Budget:
         return self._line.budget
+
+    @property
+    def breaker(self) -> Breaker:
+        return self._line.breaker
 
     @property
     def queue(self) -> PoolQueue:
@@ -126,6 +132,9 @@ class Pool:
         call.binding = None
         if not line.price(call, now):
             return
+        if not line.breaker.admits(now):
+            line.send_away(call, now)
+            return
         (tier.arrivals_batch if call.batch else tier.arrivals_interactive).add(call.vector, now)
         flow = line.flow(call)
         if self._pump.pass_through(call, flow, now, out):
@@ -134,24 +143,70 @@ class Pool:
         self._pump.run(now, out, unchanged=True)
         if call.state is not State.WAITING:
             return
+        self._bound(call, flow, now)
+        if call.state is State.WAITING and line.failover_after < inf:
+            wait = line.predicted_wait(call, now)
+            if wait > line.failover_after:
+                line.queue.leave(call, now)
+                line.unserve(call, Reason.PREDICTED_WAIT, wait, may_wait=True)
+        self._left(call, now, out)
+
+    def stay(self, call: Call, now: float, out: list[Effect]) -> None:
+        """A call for which there is no other place waits here, if it may."""
+        line = self._line
+        if not line.price(call, now):
+            return
+        flow = line.flow(call)
+        if call.eligible_at > now:
+            line.queue.delay(call, call.eligible_at)
+            wait, name = call.eligible_at - now, line.config.name
+            out.append(Requeued(call.call_id, call.session, call.party, name, Reason.RETRY, wait, call.attempt))
+        else:
+            line.queue.enter(call, flow, now)
+            self._pump.run(now, out)
+        if call.state in (State.WAITING, State.DELAYED):
+            self._bound(call, flow, now)
+            self._left(call, now, out)
+
+    def _bound(self, call: Call, flow: Flow, now: float) -> None:
+        """Turn away a waiting call that is one too many, or would wait too long."""
+        line = self._line
         if len(flow) > call.max_depth:
             line.leave(call, Reason.QUEUE_FULL_TENANT, now)
         elif line.queue.waiting > line.config.max_queue_depth:
             line.leave(call, Reason.QUEUE_FULL_POOL, now)
         else:
             line.check(call, now, 1.0)
-        self._left(call, now, out)
+
+    def host(self, call: Call, most: float, now: float, out: list[Effect]) -> bool:
+        """Take over a call of another pool: granted now, or waiting here no longer than `most` seconds. False: no
+        trace."""
+        if self.try_now(call, now, out, Reason.FAILOVER):
+            return True
+        line = self._line
+        if self.retired or not line.breaker.admits(now) or not line.price(call, now, quiet=True):
+            return False
+        flow = line.flow(call)
+        if len(flow) >= call.max_depth or line.queue.waiting >= line.config.max_queue_depth:
+            return False
+        line.queue.enter(call, flow, now)
+        if line.predicted_wait(call, now) >= most:
+            line.queue.leave(call, now)
+            return False
+        line.schedule_check(call, now)
+        self._pump.run(now, out)
+        return True
 
     def _left(self, call: Call, now: float, out: list[Effect]) -> None:
         """A call that gave up as it came holds no claim: the next one does."""
         if call.state is not State.WAITING and self._pump.blocked is call:
             self._pump.run(now, out)
 
-    def try_now(self, call: Call, now: float, out: list[Effect]) -> bool:
+    def try_now(self, call: Call, now: float, out: list[Effect], reason: Reason = Reason.FALLBACK) -> bool:
         """Grant `call` as a fallback if it would be first in the order and the budget has room; else leave no trace."""
         line = self._line
         line.ranking.advance(now)
-        if self.retired or not line.price(call, now, quiet=True):
+        if self.retired or not line.breaker.admits(now) or not line.price(call, now, quiet=True):
             return False
         head = line.queue.head(now, line.ranking.rates)
         if head is not None and (head[1] or head[0].tier <= call.tier):
@@ -164,7 +219,7 @@ class Pool:
         if line.queue.tiers[call.tier].ceiling_ready_at(now, line.ranking.rates) > now:
             return False
         line.queue.enter(call, flow, now)
-        self._pump.grant(call, Reason.FALLBACK, now, out)
+        self._pump.grant(call, reason, now, out)
         self._pump.run(now, out)
         return True
 
@@ -186,6 +241,7 @@ class Pool:
         line.budget.adopt(call.call_id, call.charge, age, now)
         call.flow = line.flow(call)
         call.state = State.GRANTED
+        call.epoch = line.breaker.adopted()
         line.granted[call.call_id] = call
         line.queue.tiers[call.tier].granted(call, now)
         line.debit(call, now)
@@ -209,11 +265,15 @@ class Pool:
 
     def settle(self, call: Call, event: Settle, now: float, out: list[Effect]) -> bool:
         """One attempt of a granted call ended. True: the call is done; else it is delayed, or in `unserved`."""
+        waited_for = self._line.breaker.transitions[BreakerState.OPEN]
         ready, returned = self._settle(call, event, now, out)
         call.state = State.DONE
+        call.failed_with = event.error_class
         again = event.retriable and event.error_class not in (ErrorClass.NONE, ErrorClass.CANCELLED)
         if again:
             self._retry(call, event, ready, now, out)
+        if self._line.breaker.transitions[BreakerState.OPEN] != waited_for:
+            self._opened(now)
         self._pump.run(now, out, unchanged=not returned)
         return not again
 
@@ -229,6 +289,7 @@ class Pool:
         line = self._line
         ready = now
         del line.granted[call.call_id]
+        line.breaker.ended(call.epoch, event.error_class, now, retry_after=event.retry_after, sent=event.dispatched)
         if event.error_class is ErrorClass.QUOTA and event.dispatched:
             ready = line.budget.reject(call.call_id, event.quota or QuotaRejection(retry_after=event.retry_after), now)
             final: Charge | None = Charge()
@@ -268,10 +329,20 @@ class Pool:
     def _retry(self, call: Call, event: Settle, ready: float, now: float, out: list[Effect]) -> None:
         line = self._line
         verdict = judge(call, event, ready, line.config.max_attempts, now)
-        if isinstance(verdict, Final):
+        if isinstance(verdict, Final) and verdict.reason is Reason.BILLING:
+            line.unserve(call, verdict.reason, line.breaker.ready_in(now) or inf, verdict.message)
+        elif isinstance(verdict, Final):
             line.unserve(call, verdict.reason, verdict.wait, verdict.message)
         elif self.retired:
             line.unserve(call, Reason.UNKNOWN_POOL, inf, f"pool {line.config.name!r} is no longer configured")
+        elif not line.breaker.admits(now):
+            call.attempt += 1
+            call.eligible_at = max(verdict.at, now)
+            line.send_away(call, now)
+        elif verdict.reason is Reason.QUOTA_REQUEUED and verdict.at - now > line.failover_after:
+            call.attempt += 1
+            call.eligible_at = verdict.at
+            line.unserve(call, Reason.PREDICTED_WAIT, verdict.at - now, may_wait=True)
         elif verdict.at >= call.give_up_at:
             line.unserve(call, call.give_up_reason, verdict.at - now)
         else:
@@ -280,3 +351,14 @@ class Pool:
             line.schedule_check(call, now)
             wait, name = verdict.at - now, line.config.name
             out.append(Requeued(call.call_id, call.session, call.party, name, verdict.reason, wait, call.attempt))
+
+    def _opened(self, now: float) -> None:
+        line = self._line
+        for call in self.calls():
+            if call.state is State.GRANTED:
+                continue
+            if line.config.failover or call.options:
+                line.queue.leave(call, now)
+                line.send_away(call, now)
+            else:
+                line.check(call, now, 1.0)

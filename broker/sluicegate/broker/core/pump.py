@@ -47,6 +47,9 @@ class Pump:
             return
         gated: set[int] = set()
         while True:
+            if not line.breaker.admits(now):
+                self.binding, self.blocked_until = None, max(line.breaker.wakes_at(), now + _SHORTEST_SLEEP)
+                return
             found = queue.head(now, line.ranking.rates, gated)
             if found is None:
                 self.binding = None
@@ -86,7 +89,7 @@ class Pump:
         line = self.line
         queue = line.queue
         tier = queue.tiers[call.tier]
-        if queue.waiting or flow.ceilings is not None or tier.ceiling < 1.0:
+        if queue.waiting or flow.ceilings is not None or tier.ceiling < 1.0 or not line.breaker.admits(now):
             return False
         if line.budget.lack(call.charge, now, line.held_back[call.tier]) is not None:
             return False
@@ -130,6 +133,8 @@ class Pump:
         resource = lack.meter.resource
         continuous = lack.meter in line.ranking.continuous
         for call in line.queue.followers(head, _CANDIDATES):
+            if not line.breaker.admits(now):
+                return
             if continuous and call.charge.of(resource) > 0.0:
                 continue
             flow = call.flow
@@ -170,6 +175,7 @@ class Pump:
     ) -> None:
         line = self.line
         call.state = State.GRANTED
+        call.epoch = line.breaker.granted(call.call_id, now)
         line.granted[call.call_id] = call
         if call.chain is not None:
             line.chains.granted(call)

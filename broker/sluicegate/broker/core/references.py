@@ -101,7 +101,7 @@ def _failover_faults(
         yield "pool", shown(failover.pool), _unknown_pool(failover.pool, pools)
     else:
         for model, substitute in failover.models.items():
-            if not takes(pool, model):
+            if not any(globs_meet(model, mine) for mine in pool.models):
                 yield f"models.{model}", shown(model), f"is no model of this pool: {', '.join(pool.models)}"
             if not takes(target, substitute):
                 message = f"is no model of pool {target.name}: {', '.join(target.models)}"

@@ -13,13 +13,17 @@ from sluicegate.wire.words import Mitigation, Reason, Resource
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """A call that its pool cannot serve, and why. `wait`: predicted seconds, inf: never."""
+    """A call that its pool cannot serve, and why. `wait`: predicted seconds, inf: never.
+
+    `may_wait`: another place would be better, but where there is none it waits here.
+    """
 
     call: Call
     reason: Reason
     wait: float
     lack: Lack | None = None
     message: str = ""
+    may_wait: bool = False
 
 
 def mitigation_of(item: Unserved) -> tuple[Mitigation, int]:
@@ -52,6 +56,10 @@ def explain(item: Unserved, pool: str, max_queue_depth: int, max_wait: float) ->
             )
         case Reason.QUEUE_FULL_POOL:
             return f"pool {pool!r} has {max_queue_depth} calls waiting, its most"
+        case Reason.BREAKER_OPEN:
+            return f"the provider of pool {pool!r} is overloaded or failing; its next probe goes in {wait}"
+        case Reason.BILLING:
+            return f"the provider's account of pool {pool!r} cannot pay; it is tried again in {wait}"
         case Reason.NEVER_FITS:
             return f"this call is larger than pool {pool!r} can ever hold for its tier{limit}"
         case _:

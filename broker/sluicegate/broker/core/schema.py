@@ -18,6 +18,7 @@ from sluicegate.wire.words import (
     E_,
     Algorithm,
     Dialect,
+    ErrorClass,
     Latency,
     LearnLimits,
     OnBrokerUnavailable,
@@ -37,6 +38,16 @@ def _spelled(enum: type[E_], value: Any) -> E_:
     if not isinstance(value, str):
         raise ValueError(f"must be one of {', '.join(camel(member) for member in enum)}")
     return from_camel(enum, value)
+
+
+_FAILOVER = (ErrorClass.OVERLOAD, ErrorClass.SERVER, ErrorClass.NETWORK, ErrorClass.BILLING, ErrorClass.QUOTA)
+
+
+def _cause(value: Any) -> ErrorClass:
+    for cause in _FAILOVER:
+        if value == camel(cause):
+            return cause
+    raise ValueError(f"must be one of {', '.join(camel(cause) for cause in _FAILOVER)}")
 
 
 def _choices(enum: type[E_]) -> WithJsonSchema:
@@ -81,6 +92,12 @@ LatencyName = Annotated[Latency, BeforeValidator(partial(_spelled, Latency)), _c
 UnmanagedName = Annotated[Unmanaged, BeforeValidator(partial(_spelled, Unmanaged)), _choices(Unmanaged)]
 AwayName = Annotated[
     OnBrokerUnavailable, BeforeValidator(partial(_spelled, OnBrokerUnavailable)), _choices(OnBrokerUnavailable)
+]
+
+FailoverCause = Annotated[
+    ErrorClass,
+    BeforeValidator(_cause),
+    WithJsonSchema({"type": "string", "enum": [camel(cause) for cause in _FAILOVER]}),
 ]
 
 Name = Annotated[str, StringConstraints(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
@@ -146,6 +163,13 @@ class BreakerSpec(_Strict):
 class FailoverSpec(_Strict):
     pool: Name
     models: Annotated[dict[Word, Word], Field(max_length=256)] = {}
+    on: Annotated[list[FailoverCause], Field(min_length=1, max_length=5)] = [
+        ErrorClass.OVERLOAD,
+        ErrorClass.SERVER,
+        ErrorClass.NETWORK,
+        ErrorClass.BILLING,
+    ]
+    after_wait: Wait = 0.0
 
 
 class ProviderPoolSpec(_Strict):

@@ -65,7 +65,9 @@ def pool_config(document: schema.ProviderPool) -> tuple[PoolConfig, tuple[Proble
         breaker=BreakerConfig(
             breaker.failure_rate_percent, breaker.minimum_calls, breaker.window, breaker.open_for, breaker.max_open_for
         ),
-        failover=tuple(FailoverConfig(entry.pool, dict(entry.models)) for entry in spec.failover),
+        failover=tuple(
+            FailoverConfig(entry.pool, dict(entry.models), tuple(entry.on), entry.after_wait) for entry in spec.failover
+        ),
         allow_plaintext=spec.allow_plaintext,
         unmanaged=spec.unmanaged,
         dialect=spec.dialect or "",
