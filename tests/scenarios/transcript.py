@@ -26,10 +26,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from sluicegate.broker.core.config import (
     FAILOVER_ON,
     AccessRule,
+    BreakerConfig,
     Ceiling,
     FailoverConfig,
     LimitConfig,
@@ -145,9 +147,8 @@ class Transcript:
                 known = self.pools[name]
                 self.pools[name] = replace(known, failover=(*known.failover, self._failover(target, _fields(rest))))
             case ["breaker", name, *rest]:
-                bounds = {key.replace("-", "_"): float(value) for key, value in _fields(rest).items()}
-                breaker = replace(self.pools[name].breaker, **bounds)
-                self.pools[name] = replace(self.pools[name], breaker=breaker)
+                bounds: dict[str, Any] = {key.replace("-", "_"): float(value) for key, value in _fields(rest).items()}
+                self.pools[name] = replace(self.pools[name], breaker=BreakerConfig(**bounds))
             case ["tenant", name, *rest]:
                 self.tenants[name] = self._tenant(name, rest)
             case ["task", name, kind, *rest]:

@@ -18,7 +18,7 @@ from sluicegate.v1 import config_service_pb2, introspection_service_pb2, types_p
 from sluicegate.wire import convert
 from sluicegate.wire.errors import Refusal
 from sluicegate.wire.values import FallbackOption, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
-from sluicegate.wire.words import Mitigation
+from sluicegate.wire.words import Mitigation, kebab
 
 
 def _binding(key: MeterKey | None) -> str:
@@ -170,6 +170,7 @@ def pool_status(status: PoolStatus) -> introspection_service_pb2.PoolStatus:
         ],
         in_flight=status.in_flight,
         binding_limit=_binding(status.binding),
+        breaker=kebab(status.breaker.state),
     )
 
 

@@ -216,8 +216,28 @@ class _State(Collector):
             "sluicegate_oldest_wait_seconds", "How long the oldest waits", labels=("pool", "tier")
         )
         in_flight = GaugeMetricFamily("sluicegate_in_flight", "Granted calls that have not settled", labels=("pool",))
+        breaker = GaugeMetricFamily(
+            "sluicegate_breaker_state", "1 for the state that the pool's circuit is in", labels=("pool", "state")
+        )
+        turns = CounterMetricFamily(
+            "sluicegate_breaker_transitions", "How often the circuit came to a state", labels=("pool", "state")
+        )
+        unpaid = GaugeMetricFamily(
+            "sluicegate_billing_blocked", "1 while the pool's account cannot pay: alert on it", labels=("pool",)
+        )
+        failovers = CounterMetricFamily(
+            "sluicegate_failovers",
+            "Calls that went to another pool, by error class",
+            labels=("pool", "target", "class"),
+        )
+        for source, target, error, count in self._runtime.dispatcher.failovers():
+            failovers.add_metric((source, target, error), count)
         now = self._runtime.clock()
         for pool in self._runtime.dispatcher.pool_status(now):
+            for state, count in pool.breaker.transitions:
+                breaker.add_metric((pool.name, state), float(state is pool.breaker.state))
+                turns.add_metric((pool.name, state), count)
+            unpaid.add_metric((pool.name,), float(pool.breaker.cause is ErrorClass.BILLING))
             for meter in pool.meters:
                 for name, gauge in gauges.items():
                     value = meter.limit if name == "limit" else getattr(meter, name)
@@ -232,7 +252,7 @@ class _State(Collector):
                 depth.add_metric(labels, count)
             for tier in pool.tiers:
                 oldest.add_metric((pool.name, tier.name), tier.oldest_wait)
-        yield from (*gauges.values(), anomalies, depth, oldest, in_flight)
+        yield from (*gauges.values(), anomalies, depth, oldest, in_flight, breaker, turns, unpaid, failovers)
 
     def _depths(self, pool: str, waiting: dict[str, int], now: float) -> Tally[tuple[str, str, str, str]]:
         """By tenant and task type for the first of the queue; the rest as `other`, so that sums are right."""

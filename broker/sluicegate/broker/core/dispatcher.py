@@ -396,6 +396,10 @@ class Dispatcher:
         """Every pool, by name."""
         return [views.pool_status(self._pools[name], now) for name in sorted(self._pools)]
 
+    def failovers(self) -> list[tuple[str, str, str, int]]:
+        """How many calls went from a pool to another because of an error class, since the start."""
+        return [(*key, count) for key, count in sorted(self._diversions.failovers.items())]
+
     def tenant_status(self, now: float) -> list[TenantStatus]:
         """Every tenant that had a call, by name. O(calls)."""
         del now

@@ -143,8 +143,7 @@ class Pool:
         self._pump.run(now, out, unchanged=True)
         if call.state is not State.WAITING:
             return
-        self._bound(call, flow, now)
-        if call.state is State.WAITING and line.failover_after < inf:
+        if self._bound(call, flow, now) and line.failover_after < inf:
             wait = line.predicted_wait(call, now)
             if wait > line.failover_after:
                 line.queue.leave(call, now)
@@ -168,8 +167,8 @@ class Pool:
             self._bound(call, flow, now)
             self._left(call, now, out)
 
-    def _bound(self, call: Call, flow: Flow, now: float) -> None:
-        """Turn away a waiting call that is one too many, or would wait too long."""
+    def _bound(self, call: Call, flow: Flow, now: float) -> bool:
+        """Turn away a waiting call that is one too many, or would wait too long. Returns whether it still waits."""
         line = self._line
         if len(flow) > call.max_depth:
             line.leave(call, Reason.QUEUE_FULL_TENANT, now)
@@ -177,6 +176,7 @@ class Pool:
             line.leave(call, Reason.QUEUE_FULL_POOL, now)
         else:
             line.check(call, now, 1.0)
+        return call.state is not State.NEW
 
     def host(self, call: Call, most: float, now: float, out: list[Effect]) -> bool:
         """Take over a call of another pool: granted now, or waiting here no longer than `most` seconds. False: no

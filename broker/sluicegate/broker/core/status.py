@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sluicegate.broker.core.breaker import BreakerState
 from sluicegate.broker.core.budget import MeterStatus
 from sluicegate.broker.core.units import MeterKey
-from sluicegate.wire.words import Latency, Provider, Reason
+from sluicegate.wire.words import ErrorClass, Latency, Provider, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,19 @@ class TierStatus:
     waiting: int
     tenants_waiting: int
     oldest_wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStatus:
+    """A pool's circuit. `cause`: the class of error that opened it; `ready_in`: seconds until a probe may go.
+
+    `transitions`: how often it came to each state since the start.
+    """
+
+    state: BreakerState = BreakerState.CLOSED
+    cause: ErrorClass = ErrorClass.NONE
+    ready_in: float = 0.0
+    transitions: tuple[tuple[BreakerState, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,7 @@ class PoolStatus:
     in_flight: int
     binding: MeterKey | None
     oddities: tuple[tuple[str, int], ...] = ()
+    breaker: BreakerStatus = BreakerStatus()
 
 
 @dataclass(frozen=True, slots=True)

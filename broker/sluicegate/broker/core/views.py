@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from sluicegate.broker.core.breaker import Breaker, BreakerState
 from sluicegate.broker.core.flow import LATENCY, Call, State
 from sluicegate.broker.core.ledger import Ledger
 from sluicegate.broker.core.pool import Pool
-from sluicegate.broker.core.status import PoolStatus, TenantStatus, TierStatus, WaitingCall
+from sluicegate.broker.core.status import BreakerStatus, PoolStatus, TenantStatus, TierStatus, WaitingCall
 from sluicegate.broker.core.tiers import Tier
-from sluicegate.wire.words import Reason
+from sluicegate.wire.words import ErrorClass, Reason
 
 
 def pool_status(pool: Pool, now: float) -> PoolStatus:
@@ -32,7 +33,13 @@ def pool_status(pool: Pool, now: float) -> PoolStatus:
         in_flight=len(pool.granted),
         binding=pool.binding,
         oddities=pool.budget.oddities,
+        breaker=breaker_status(pool.breaker, now),
     )
+
+
+def breaker_status(breaker: Breaker, now: float) -> BreakerStatus:
+    """The circuit as it stands. An open one whose time has come is still open: no call has asked yet."""
+    return BreakerStatus(breaker.state, breaker.cause, breaker.ready_in(now), tuple(breaker.transitions.items()))
 
 
 def _tier_status(tier: Tier, calls: list[Call], now: float) -> TierStatus:
@@ -85,6 +92,13 @@ def waiting_calls(pool: Pool, now: float) -> Iterator[WaitingCall]:
         yield _waiting_call(pool, call, now, Reason.NOT_YET_ELIGIBLE)
 
 
+def _gated(pool: Pool) -> Reason | None:
+    """What keeps all calls of the pool, whatever their place."""
+    if pool.breaker.state is BreakerState.CLOSED:
+        return None
+    return Reason.BILLING if pool.breaker.cause is ErrorClass.BILLING else Reason.BREAKER_OPEN
+
+
 def _head_reason(pool: Pool, head: Call, now: float) -> Reason:
     """Why the head of the order waits."""
     lack = pool.budget.lack(head.charge, now, pool.held_back[head.tier])
@@ -100,7 +114,7 @@ def _waiting_call(pool: Pool, call: Call, now: float, waits_for: Reason) -> Wait
         latency=LATENCY[call.rank],
         waited=max(0.0, now - call.arrival),
         predicted_wait=pool.predicted_wait(call, now),
-        waits_for=waits_for,
+        waits_for=_gated(pool) or waits_for,
         binding=pool.binding,
         attempt=call.attempt,
         chain_id="" if call.chain is None else call.chain.id,
