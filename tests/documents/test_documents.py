@@ -270,6 +270,18 @@ def test_a_document_that_turns_bad_keeps_its_last_good_version() -> None:
     assert compiled(previous=after).snapshot.pools == {}, "a document that is gone is gone"
 
 
+def test_a_document_that_turns_bad_is_not_replaced_by_another_of_its_name() -> None:
+    """A mistake in the file that was in effect must not hand its tenant to a stray copy of lower rank."""
+    first, stray = policy(tier="Premium"), policy(tier="Free")
+    before = compiled(first, stray)
+    after = compiled(policy(tier="Premium", weight=-1), stray, previous=before)
+    assert after.snapshot == before.snapshot
+    assert any("which was in effect before" in f.message and f.source == "f1.yaml:1" for f in after.findings)
+    documents = [RawDocument("f1.yaml:1", stray, "f1.yaml")]
+    unread = compile_documents(documents, unreadable=frozenset({"f0.yaml"}), previous=before)
+    assert unread.snapshot == before.snapshot
+
+
 def test_the_version_follows_the_content_alone() -> None:
     one, two = pool("a"), pool("b")
     assert compiled(one, two).snapshot.version == compiled(two, one).snapshot.version

@@ -75,28 +75,47 @@ def compile_documents(
     before = previous or Compiled()
     findings: list[Finding] = []
     good: dict[Identity, _Good] = {}
-    bad: dict[Identity, str] = {}
+    bad: dict[Identity, RawDocument] = {}
     for raw in documents:
         identity, read = _read(raw, findings)
         if read is not None:
             _place(read, good, findings)
         elif identity is not None:
-            bad.setdefault(identity, raw.source)
-    for identity, source in bad.items():
-        if identity not in good and (kept := _last_good(before, identity)) is not None:
-            good[identity] = dataclasses.replace(kept, source=source)
-            message = "its last good version stays in effect"
-            findings.append(Finding(source, str(identity), "", "", message, Severity.WARNING))
+            bad.setdefault(identity, raw)
+    for identity, raw in bad.items():
+        message = "its last good version stays in effect"
+        _keep(identity, raw.origin, raw.source, message, before, good, findings)
     for identity, origin in before.origins.items():
-        if origin in unreadable and identity not in good and (kept := _last_good(before, identity)) is not None:
-            good[identity] = kept
+        if origin in unreadable:
             message = "could not be read; its last good version stays in effect"
-            findings.append(Finding(origin, str(identity), "", "", message, Severity.WARNING))
+            _keep(identity, origin, origin, message, before, good, findings)
     pools, tenants, sources = _tables(good.values())
     resolved = references.resolve(pools, tenants, sources)
     snapshot = Snapshot(_version(resolved.pools, resolved.tenants), resolved.pools, resolved.tenants)
     origins = {identity: one.origin for identity, one in good.items()}
     return Compiled(snapshot, (*findings, *resolved.findings), origins)
+
+
+def _keep(
+    identity: Identity,
+    origin: str,
+    source: str,
+    message: str,
+    before: Compiled,
+    good: dict[Identity, _Good],
+    findings: list[Finding],
+) -> None:
+    """Leave in effect what `origin` last said of `identity`, also where another origin names the same: a mistake in the
+    one that was in effect does not hand its name over."""
+    held, kept = good.get(identity), _last_good(before, identity)
+    if kept is None or (held is not None and (kept.origin != origin or held.origin == origin)):
+        return
+    good[identity] = dataclasses.replace(kept, source=source)
+    findings.append(Finding(source, str(identity), "", "", message, Severity.WARNING))
+    if held is not None:
+        taken = f"the name is taken by {source}, which was in effect before; this document has no effect"
+        name = shown(identity.name)
+        findings.append(Finding(held.source, str(identity), "metadata.name", name, taken, Severity.ERROR))
 
 
 def _tables(
