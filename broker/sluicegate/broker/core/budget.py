@@ -117,8 +117,9 @@ class Budget:
         return None
 
     def relax(self, charge: Charge, now: float) -> bool:
-        """Let figures that nothing confirmed of late give way where they alone bar `charge`. Returns whether one did."""
-        return any([meter.relax(meter.amount(charge), now) for meter in self._meters.values()])
+        """Let figures that nothing confirmed of late give way where they alone bar `charge`. Whether one did."""
+        relaxed = [meter for meter in self._meters.values() if meter.relax(meter.amount(charge), now)]
+        return bool(relaxed)
 
     def lack(self, charge: Charge, now: float, held_back: float = 0.0) -> Lack | None:
         """None when `charge` fits now; else the binding meter, the one that is ready last.

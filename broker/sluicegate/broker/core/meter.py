@@ -376,11 +376,11 @@ class Meter(ABC):
             case LearnLimits.FOLLOW:
                 pass
         doubted, self._doubted = self._doubted, None
-        if limit < STEEP * self.limit and not sure:
-            if doubted is None or doubted[0] != limit or doubted[1] == dispatched:
-                self._doubted = (limit, dispatched)
-                self.anomalies["limit_fell"] += 1
-                return False
+        confirmed = sure or (doubted is not None and doubted[0] == limit and doubted[1] != dispatched)
+        if limit < STEEP * self.limit and not confirmed:
+            self._doubted = (limit, dispatched)
+            self.anomalies["limit_fell"] += 1
+            return False
         if limit != self.limit and dispatched >= self._limit_from:
             self._limit_from = dispatched
             self._resize(limit)
