@@ -23,6 +23,7 @@ COMMANDS = {
     "up": ("sluicegate.cli.up", "run broker and sidecar on this machine, without a cluster"),
     "demo": ("sluicegate.cli.demo", "four tenants at three times the limit: scheduled, then with the SDKs' retries"),
     "probe": ("sluicegate.cli.probe", "acquire one slot at a broker and give it back"),
+    "fingerprint": ("sluicegate.cli.fingerprint", "what keyFingerprints says of a key (on standard input)"),
     "classify": ("sluicegate.cli.classify", "say what provider responses mean, one JSON object a line"),
     "emulate": ("sluicegate.cli.emulate", "serve a provider emulator with real limits"),
 }
