@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Storms: a provider that fails, through a real broker, two sidecars and the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from sluicegate.broker.core.breaker import BreakerState
+from sluicegate.broker.core.effects import Decision, Effect, Granted, Settled
+from sluicegate.broker.main import RunningBroker, start_broker
+from sluicegate.broker.settings import Settings as BrokerSettings
+from sluicegate.sidecar.main import start_sidecar
+from sluicegate.sidecar.settings import Settings
+from sluicegate.testing.emulator import Emulator, EmulatorConfig, serve
+from sluicegate.testing.faults import Fault
+from sluicegate.wire.words import ErrorClass, Reason
+
+LIMITS = [
+    {"resource": "Requests", "limit": 6000, "window": "1m"},
+    {"resource": "Tokens", "limit": 600000, "window": "1m"},
+]
+MODELS = {"first": "gpt-4o", "second": "gpt-4o-mini"}
+EMULATED = {
+    "pools": [{"name": name, "wire": "OpenAI", "models": [model], "limits": LIMITS} for name, model in MODELS.items()]
+}
+
+
+def documents(endpoint: str, **first: Any) -> str:
+    head = {"apiVersion": "sluicegate.dev/v1alpha1"}
+    found: list[dict[str, Any]] = [
+        {**head, "kind": "TenantPolicy", "metadata": {"name": "a", "namespace": "default"}, "spec": {"tier": "Premium"}}
+    ]
+    for name, model in MODELS.items():
+        spec = {"provider": "OpenAI", "endpoint": endpoint, "models": [model], "limits": LIMITS}
+        spec |= first if name == "first" else {}
+        found.append({**head, "kind": "ProviderPool", "metadata": {"name": name}, "spec": spec})
+    return "\n---\n".join(json.dumps(document) for document in found)
+
+
+@dataclass
+class Watcher:
+    seen: list[tuple[float, Effect]]
+    clock: Callable[[], float]
+
+    def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
+        del wall_offset
+        self.seen.extend((self.clock(), effect) for effect in effects)
+
+
+@dataclass
+class World:
+    emulator: Emulator
+    broker: RunningBroker
+    bases: list[str]
+    seen: list[tuple[float, Effect]]
+    http: aiohttp.ClientSession
+
+    async def ask(self, n: int, **more: Any) -> tuple[int, dict[str, str]]:
+        body = {"model": "gpt-4o", "max_tokens": 20, "messages": [{"role": "user", "content": f"hello {n}"}], **more}
+        url = f"{self.bases[n % len(self.bases)]}/openai/v1/chat/completions"
+        async with self.http.post(url, json=body, headers={"authorization": "Bearer sk-a"}) as answer:
+            try:
+                await answer.read()
+            except aiohttp.ClientPayloadError:
+                return answer.status, {"broken": "true"}
+            return answer.status, {name.lower(): value for name, value in answer.headers.items()}
+
+    def status(self) -> Any:
+        runtime = self.broker.runtime
+        return next(p for p in runtime.dispatcher.pool_status(runtime.clock()) if p.name == "first")
+
+
+@asynccontextmanager
+async def world(tmp_path: Path, **first: Any) -> AsyncIterator[World]:
+    async with await serve(EmulatorConfig.from_data(EMULATED)) as emulator, aiohttp.ClientSession() as http:
+        (tmp_path / "all.yaml").write_text(documents(emulator.openai_url, **first))
+        broker = await start_broker(BrokerSettings(config=tmp_path, port=0, admin_port=0, trust_claims=True))
+        seen: list[tuple[float, Effect]] = []
+        clock = broker.runtime.clock
+        broker.runtime.add_witness(Watcher(seen, clock))
+        settings = Settings(port=0, admin_port=0, broker=f"127.0.0.1:{broker.port}", grace=1.0)
+        sidecars = [await start_sidecar(settings) for _ in range(2)]
+        try:
+            for sidecar in sidecars:
+                assert await sidecar.broker.ready(5)
+            yield World(emulator, broker, [f"http://127.0.0.1:{s.port}" for s in sidecars], seen, http)
+        finally:
+            for sidecar in sidecars:
+                await sidecar.stop()
+            await broker.stop()
+
+
+BREAKER = {"failureRatePercent": 50, "minimumCalls": 5, "window": "30s", "openFor": "1s", "maxOpenFor": "10s"}
+FAILOVER = [{"pool": "second", "models": {"gpt-4o": "gpt-4o-mini"}}]
+
+
+async def test_an_overload_opens_one_breaker_once_and_calls_fail_over_at_once(tmp_path: Path) -> None:
+    async with world(
+        tmp_path, circuitBreaker={**BREAKER, "openFor": "30s", "maxOpenFor": "30s"}, failover=FAILOVER
+    ) as w:
+        w.emulator.pool("first").plan.push([Fault.OVERLOAD] * 12)
+        before = {str(m.key): m.limit for m in w.status().meters}
+        answers = await asyncio.gather(*(w.ask(n) for n in range(12)))
+        assert [status for status, _ in answers] == [200] * 12
+        status = w.status()
+        assert dict(status.breaker.transitions)[BreakerState.OPEN] == 1
+        assert {str(m.key): m.limit for m in status.meters} == before, "an overload says nothing of quota"
+        opened = [at for at, e in w.seen if isinstance(e, Settled) and e.error_class == "overload"][4]
+        moved = [at for at, e in w.seen if isinstance(e, Granted) and e.reason is Reason.FAILOVER]
+        assert moved
+        assert min(moved) - opened < 0.1
+        assert not [at for at, e in w.seen if isinstance(e, Granted) and e.pool == "first" and at > opened]
+        assert all(error is ErrorClass.OVERLOAD for _, _, error, _ in w.broker.runtime.dispatcher.failovers())
+
+
+async def test_one_probe_at_a_time_closes_it_again(tmp_path: Path) -> None:
+    async with world(tmp_path, circuitBreaker=BREAKER) as w:
+        w.emulator.pool("first").plan.push([Fault.OVERLOAD] * 6)
+        answers = await asyncio.gather(*(w.ask(n) for n in range(6)))
+        assert [status for status, _ in answers] == [200] * 6
+        status = w.status()
+        assert status.breaker.state is BreakerState.CLOSED
+        opened = [at for at, e in w.seen if isinstance(e, Settled) and e.error_class == "overload"][-1]
+        probe, *_ = [(at, e) for at, e in w.seen if isinstance(e, Granted) and at > opened]
+        settled = next(
+            at for at, e in w.seen if isinstance(e, Settled) and e.call_id == probe[1].call_id and at > opened
+        )
+        early = [e for at, e in w.seen if isinstance(e, Granted) and probe[0] < at < settled]
+        assert early == [], "nothing goes while the probe is out"
+
+
+async def test_billing_is_never_repeated_and_marks_the_pool(tmp_path: Path) -> None:
+    async with world(tmp_path, circuitBreaker=BREAKER, failover=FAILOVER) as w:
+        w.emulator.pool("first").plan.push([Fault.BILLING])
+        status, headers = await w.ask(0)
+        assert (status, headers["x-sluicegate-outcome"], headers["x-sluicegate-pool"]) == (
+            200,
+            "fallback-pool",
+            "second",
+        )
+        assert (await w.ask(1))[1]["x-sluicegate-pool"] == "second"
+        assert w.status().breaker.cause is ErrorClass.BILLING
+        assert [e.pool for _, e in w.seen if isinstance(e, Granted)] == ["first", "second", "second"]
+
+
+async def test_a_stream_that_breaks_without_usage_is_settled_with_the_estimate(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.emulator.pool("first").plan.push([Fault.STREAM_BREAK])
+        await w.ask(0, stream=True)
+        async with asyncio.timeout(5):
+            while not (settled := [e for _, e in w.seen if isinstance(e, Settled)]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert len(settled) == 1
+        assert settled[0].used_tokens is None
+        assert settled[0].reserved_tokens > 20
+        assert w.status().in_flight == 0
+        assert len([e for _, e in w.seen if isinstance(e, Decision)]) == 1
