@@ -11,7 +11,6 @@ import sys
 import uuid
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from aiohttp import web
 
@@ -19,6 +18,7 @@ from sluicegate.sidecar.admin import Admin
 from sluicegate.sidecar.broker_client import BrokerClient
 from sluicegate.sidecar.cache import ResponseCache
 from sluicegate.sidecar.core.repeat import RefusedCalls
+from sluicegate.sidecar.credentials import KeyFiles
 from sluicegate.sidecar.listener import Listener
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.proxy import Proxy
@@ -60,7 +60,7 @@ class RunningSidecar:
 async def start_sidecar(settings: Settings) -> RunningSidecar:
     """Serves on the ports of `settings` (0: any free one). Raises OSError when a port is taken."""
     metrics = Metrics()
-    credentials = _read_credentials(settings.credentials_dir)
+    credentials = KeyFiles(settings.credentials_dir)
     hello = pb.Hello(
         session_id=uuid.uuid4().hex,
         namespace=settings.namespace,
@@ -126,23 +126,6 @@ async def _listen(runner: web.ServerRunner, host: str, port: int) -> int:
     await site.start()
     bound: int = runner.addresses[0][1]
     return bound
-
-
-def _read_credentials(directory: Path | None) -> dict[str, str]:
-    """One key per file, by pool."""
-    if directory is None or not directory.is_dir():
-        return {}
-    found = {path.name: path for path in directory.iterdir() if not path.name.startswith(".")}
-    keys = {name: _key_in(path) for name, path in found.items()}
-    return {name: key for name, key in keys.items() if key}
-
-
-def _key_in(path: Path) -> str:
-    """The key in a file, or in the only file of a directory (a mounted Secret)."""
-    if path.is_dir():
-        inside = [entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")]
-        return inside[0].read_text().strip() if len(inside) == 1 else ""
-    return path.read_text().strip()
 
 
 def _version() -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sluicegate.sidecar.broker_client import BrokerClient
@@ -21,4 +22,4 @@ class Services:
     metrics: Metrics
     refused: RefusedCalls
     cache: ResponseCache
-    credentials: dict[str, str]
+    credentials: Mapping[str, str]
