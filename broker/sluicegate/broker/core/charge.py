@@ -159,7 +159,7 @@ def sane(value: float | None, low: float = 0.0, high: float = _LARGEST) -> float
 
 
 def _count(value: float | None) -> float:
-    if isinstance(value, int) and 0 <= value <= _LARGEST:
+    if value is not None and 0 <= value <= _LARGEST:  # what is usual, at once; NaN is in no range
         return value
     return sane(value) or 0.0
 

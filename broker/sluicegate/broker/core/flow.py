@@ -83,6 +83,7 @@ class Call:
         "give_up_reason",
         "grant",
         "home",
+        "leads",
         "max_depth",
         "model",
         "options",
@@ -135,6 +136,7 @@ class Call:
         self.rank = _NEAR_REAL_TIME
         self.chain: Chain | None = None
         self.begun = False
+        self.leads = False  # it is an orchestrator's: of its chain's calls it goes first
         self.deadline = inf
         self.give_up_at = inf
         self.give_up_reason = Reason.MAX_WAIT
@@ -159,11 +161,12 @@ class Call:
         return self.rank == BATCH
 
 
-Entry = tuple[int, bool, float, int, int, Call]
+Entry = tuple[int, bool, float, bool, int, int, Call]
 """Rank, not begun, deadline, arrival; then a number that makes it unique, for a call that left and came back."""
 
 
 _PACE_SECONDS = 15.0
+_CHAIN_LIFE = 3_600.0
 
 
 class Flow:
@@ -203,7 +206,8 @@ class Flow:
         self.interactive = 0
         self.batch = 0
         self.in_flight = 0
-        self.work = [[0.0] * meters for _ in RANK]
+        # By rank, and within one what belongs to chains that have begun before the rest.
+        self.work = [[0.0] * meters for _ in range(2 * len(RANK))]
         self.served = [0.0] * meters
         self._marks: list[tuple[float, list[float]]] = []  # the last two times at which `served` was written down
         self._heap: list[Entry] = []
@@ -233,7 +237,7 @@ class Flow:
         """Enter `call`; O(log n)."""
         rank = call.rank
         ahead = [0.0] * len(self.served)
-        for other in range(rank + 1):
+        for other in range(_level(call) + 1):
             for index, amount in enumerate(self.work[other]):
                 ahead[index] += amount
         call.ahead = tuple(ahead)
@@ -242,12 +246,12 @@ class Flow:
         call.queued = True
         self._entries += 1
         call.entry = self._entries
-        heappush(self._heap, (rank, not call.begun, call.deadline, call.seq, call.entry, call))
+        heappush(self._heap, (rank, not call.begun, call.deadline, not call.leads, call.seq, call.entry, call))
         if rank == BATCH:
             self.batch += 1
         else:
             self.interactive += 1
-        work = self.work[rank]
+        work = self.work[_level(call)]
         for index, amount in enumerate(call.vector):
             work[index] += amount
 
@@ -256,7 +260,7 @@ class Flow:
         heap = self._heap
         while heap:
             if self._means(heap[0]):
-                return heap[0][5]
+                return heap[0][6]
             heappop(heap)
         return None
 
@@ -267,7 +271,7 @@ class Flow:
             self.batch -= 1
         else:
             self.interactive -= 1
-        work = self.work[call.rank]
+        work = self.work[_level(call)]
         if not self.interactive and not self.batch:
             self._heap.clear()
             for amounts in self.work:
@@ -276,32 +280,37 @@ class Flow:
             return
         for index, amount in enumerate(call.vector):
             work[index] = max(0.0, work[index] - amount)
-        if self._heap[0][5] is call:
+        if self._heap[0][6] is call:
             heappop(self._heap)
         elif len(self._heap) > 2 * len(self) + 16:
             self._heap = [entry for entry in self._heap if self._means(entry)]
             heapify(self._heap)
 
     def _means(self, entry: Entry) -> bool:
-        call = entry[5]
-        return call.queued and call.flow is self and call.entry == entry[4]
+        call = entry[6]
+        return call.queued and call.flow is self and call.entry == entry[5]
 
     def calls(self) -> list[Call]:
         """Its calls in order; for views, O(n log n)."""
-        return [entry[5] for entry in sorted(self._heap) if self._means(entry)]
+        return [entry[6] for entry in sorted(self._heap) if self._means(entry)]
+
+
+def _level(call: Call) -> int:
+    return 2 * call.rank + (not call.begun)
 
 
 class _ChainState:
-    __slots__ = ("begun", "deadline", "rank")
+    __slots__ = ("begun", "deadline", "rank", "seen")
 
     def __init__(self) -> None:
         self.begun = False
+        self.seen = 0.0
         self.rank = BATCH
         self.deadline = inf
 
 
 class Chains:
-    """What is known of the chains of all tenants, at most `limit` of them."""
+    """What is known of the chains of all tenants: at most `limit` of them, each for an hour after its last call."""
 
     def __init__(self, limit: int = 20_000) -> None:
         self._limit = limit
@@ -311,17 +320,22 @@ class Chains:
         return len(self._chains)
 
     def enter(self, call: Call, *, orchestrator: bool) -> None:
-        """Set whether the call's chain has begun; lend an orchestrator's call its chain's urgency.
+        """Set whether the call's chain has begun; lend it the chain's deadline, and an orchestrator's its urgency.
 
         A chain has begun when one of its calls was granted, or when this call says that it is not the first step.
         """
         if call.chain is None:
             return
-        chain = self._touch(call.party.tenant, call.chain.id)
+        chain = self._touch(call.party.tenant, call.chain.id, call.arrival)
         call.begun = chain.begun or call.chain.step > 1
+        call.leads = orchestrator
         if orchestrator:
             call.rank = min(call.rank, chain.rank)
             call.deadline = min(call.deadline, chain.deadline)
+        elif call.deadline == inf and call.arrival < chain.deadline < inf:
+            call.deadline = chain.deadline
+            if chain.deadline <= call.give_up_at:
+                call.give_up_at, call.give_up_reason = chain.deadline, Reason.DEADLINE
         chain.rank = min(chain.rank, call.rank)
         if call.deadline > call.arrival:
             chain.deadline = call.deadline if chain.deadline <= call.arrival else min(chain.deadline, call.deadline)
@@ -333,12 +347,15 @@ class Chains:
         if call.chain.of and call.chain.step >= call.chain.of:
             self._chains.pop((call.party.tenant, call.chain.id), None)
         else:
-            self._touch(call.party.tenant, call.chain.id).begun = True
+            self._touch(call.party.tenant, call.chain.id, call.arrival).begun = True
 
-    def _touch(self, tenant: str, chain_id: str) -> _ChainState:
+    def _touch(self, tenant: str, chain_id: str, now: float) -> _ChainState:
         key = (tenant, chain_id)
         chain = self._chains.pop(key, None) or _ChainState()
+        chain.seen = max(chain.seen, now)
         self._chains[key] = chain
-        if len(self._chains) > self._limit:
-            del self._chains[next(iter(self._chains))]
+        # In the order in which they were last heard of: the oldest stand first.
+        oldest = next(iter(self._chains))
+        if len(self._chains) > self._limit or self._chains[oldest].seen < now - _CHAIN_LIFE:
+            del self._chains[oldest]
         return chain

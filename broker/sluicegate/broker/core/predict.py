@@ -71,7 +71,7 @@ def predict(
         if call.ahead:
             own += max(0.0, call.ahead[index] - (flow.served[index] - call.served_before[index]))
         queued = tier.work_interactive[index] + (tier.work_batch[index] if batch else 0.0)
-        mine = sum(work[index] for work in (flow.work if batch else flow.work[:BATCH]))
+        mine = sum(work[index] for work in (flow.work if batch else flow.work[: 2 * BATCH]))
         fair = own * others_ratio + debt * rate * max(weights, 0)
         share = max(1.0 - below, tier.guaranteed, _LEAST_SHARE)
         others = min(fair, _others(max(0.0, queued - mine), own, rate * share, peers[index] * peers_part))
