@@ -43,7 +43,7 @@ test-cluster: setup ## a real one-node cluster of this machine's own: helm insta
 
 test: setup lint tools ## lint, then the whole test suite with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/pytest -n 2 --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 lint: setup ## style, types, and who may import whom
 	$(BIN)/ruff check
@@ -66,7 +66,7 @@ lock: ## pin the newest allowed versions in requirements/ (needs uv)
 	$(COMPILE:--all-extras=--extra broker --extra sidecar --extra operator) --constraint requirements/run.txt \
 		--output-file requirements/image.txt
 	echo openai | $(subst pyproject.toml --all-extras,-,$(COMPILE)) --constraint requirements/run.txt \
-		--output-file tests/cluster/images/app.txt
+		--output-file tests/cluster/recipes/app.txt
 	$(COMPILE) --upgrade --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
 	$(subst pyproject.toml --all-extras,--group build,$(COMPILE)) --constraint requirements/dev.txt \
 		--output-file requirements/build.txt

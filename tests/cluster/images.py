@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.cluster.machine import run
 
-_HERE = Path(__file__).parent / "images"
+_HERE = Path(__file__).parent / "recipes"
 _CHECKOUT = Path(__file__).parents[2]
 _SUITE = "bookworm"
 _BASE = "localhost/sluicegate-test/base:1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,10 @@ class Stand:
         """(pool, status) of what reached the provider."""
         return [(record.pool, record.status) for record in self.emulator.calls.records]
 
-    async def until(self, true: Callable[[], bool], within: float = 5.0) -> None:
-        """Waits for something that the emulator or the broker is about to write down."""
+    async def until_sent(self, calls: int, within: float = 5.0) -> None:
+        """Waits until the provider has written down that many calls, which it does when each has ended."""
         async with asyncio.timeout(within):
-            while not true():  # noqa: ASYNC110 - they are books, not events
+            while len(self.sent) < calls:  # noqa: ASYNC110 - they are books, not events
                 await asyncio.sleep(0.005)
 
     async def metrics(self) -> str:

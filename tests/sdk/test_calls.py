@@ -180,7 +180,7 @@ async def test_streams_arrive_as_they_are_produced() -> None:
                 if first:
                     assert len(s.sent) == before, f"{pool}: the stream came when it was over"
                 first = False
-            await s.until(lambda count=before + 1: len(s.sent) == count)
+            await s.until_sent(before + 1)
             assert s.sent[-1] == (pool, 200)
 
 

@@ -216,10 +216,10 @@ async def test_an_overload_that_stays_is_sent_a_few_times_whatever_the_sdk_repea
 async def test_an_error_inside_a_stream_that_has_begun_reaches_the_sdk() -> None:
     slow = {"pace": {"latency": 0, "tokensPerSecond": 200}}
     async with stand(gpt=slow, azure=slow, claude=slow, gemini=slow) as s, sdks(s) as all_of_them:
-        for name in ("openai", "azure", "anthropic", "google"):
+        for number, name in enumerate(("openai", "azure", "anthropic", "google"), 1):
             sdk = all_of_them[name]
             s.fail_next(sdk.pool, Fault.STREAM_OVERLOAD)
             with pytest.raises((openai.APIError, anthropic.APIError, google_errors.APIError)):
                 await sdk.stream()
-            await s.until(lambda pool=sdk.pool: s.sent[-1][0] == pool)
+            await s.until_sent(number)
             assert s.emulator.calls.records[-1].outcome == "overloaded"

@@ -35,7 +35,7 @@ async def _responses(s: Stand, headers: Mapping[str, str], *, stream: bool) -> s
         if not stream:
             return str((await client.responses.create(**call)).output_text)
         events = await client.responses.create(**call, stream=True)
-        return [event async for event in events][-1].response.output_text
+        return str([event async for event in events][-1].response.output_text)
 
 
 async def _anthropic(s: Stand, headers: Mapping[str, str], *, stream: bool) -> str:

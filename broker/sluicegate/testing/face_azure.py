@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from sluicegate.testing import wire_openai
-from sluicegate.testing.calls import Answer, Call, Json, Stream, encode
+from sluicegate.testing.calls import Answer, Call, Stream, encode
 from sluicegate.testing.face import Face, Place
 from sluicegate.testing.face_openai import APIS, OpenAIFace
 from sluicegate.testing.limits import Rejected
@@ -65,9 +65,6 @@ class AzureFace(OpenAIFace):
 
     def credential(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str:
         return headers.get("api-key") or Face.credential(self, headers, query)
-
-    def parse(self, place: Place, body: Json, model: str, config: PoolConfig) -> Call:
-        return super().parse(place, body, model, config)
 
     def frames(self, call: Call, number: int, created: int) -> Stream:
         if call.endpoint == "chat":

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sluicegate.testing import wire_openai
-from sluicegate.testing.calls import Answer, Call, Json, encode, event
+from sluicegate.testing.calls import Answer, Call, encode, event
 from sluicegate.testing.face import Face, Place
 from sluicegate.testing.face_openai import OpenAIFace
 from sluicegate.testing.formats import go_duration
@@ -57,9 +57,6 @@ class GroqFace(OpenAIFace):
 
     def credential(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str:
         return Face.credential(self, headers, query)
-
-    def parse(self, place: Place, body: Json, model: str, config: PoolConfig) -> Call:
-        return super().parse(place, body, model, config)
 
     def whole(self, call: Call, number: int, created: int, content: str, output: int, *, cut: bool) -> bytes:
         body = super().whole(call, number, created, content, output, cut=cut)

@@ -14,14 +14,14 @@ from enum import StrEnum
 class Fault(StrEnum):
     """One thing that can go wrong with a call."""
 
-    OVERLOAD = "overload"  # 503 (OpenAI), 529 (Anthropic), before the model starts
+    OVERLOAD = "overload"  # before the model starts: 503, Anthropic 529, Azure, Vertex and Mistral a 429
     STREAM_OVERLOAD = "stream-overload"  # overload told inside a 200 stream; without a stream as `overload`
     SERVER_ERROR = "server-error"  # 500
     STREAM_BREAK = "stream-break"  # the connection is cut in the middle of the body
     SLOW_STREAM = "slow-stream"  # ten times slower than usual
     HANG = "hang"  # nothing comes, not even headers
-    BILLING = "billing"  # insufficient_quota, credit balance too low
-    AUTH = "auth"  # 401
+    BILLING = "billing"  # insufficient_quota, credit balance too low, prepayment credits depleted, 402
+    AUTH = "auth"  # 401, on Gemini a 400
     GARBAGE_HEADERS = "garbage-headers"  # rate-limit headers that are no numbers
     ABSURD_HEADERS = "absurd-headers"  # negative and enormous limits
     MISSING_HEADERS = "missing-headers"  # no rate-limit headers at all

@@ -92,7 +92,7 @@ class Meter(ABC):
         self.refused = False  # a quota 429 named it
         self.history = History()
         self.foreign = ForeignUse()
-        self.quantum = 1.0 if terms.key.resource is Resource.REQUESTS else 0.0
+        self.quantum: float = 1.0 if terms.key.resource is Resource.REQUESTS else 0.0
         self.reserved = 0.0
         self.anomalies = anomalies
         self._holders = 0

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One real cluster for all tests of this level, with the chart installed as a user would.
+
+Where this machine cannot be a node, the tests are skipped and the summary says why, loudly. `make test-cluster`
+sets SLUICEGATE_CLUSTER=required, and then they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.images import archives
+from tests.cluster.installation import VERSION, Installation
+from tests.cluster.machine import MachineError, prepare
+from tests.cluster.node import Node, node
+from tests.cluster.toolchain import TOOLS, ToolError, tool
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node with the images on it."""
+    try:
+        prepare()
+        for name in TOOLS:
+            tool(name)
+        built = archives(VERSION)
+    except (MachineError, ToolError) as problem:
+        if os.environ.get("SLUICEGATE_CLUSTER") == "required":
+            raise
+        pytest.skip(f"*** NO CLUSTER HERE, so nothing was tested on a real node *** {problem}")
+    begun = time.monotonic()
+    with node(tmp_path_factory.mktemp("node"), built) as running:
+        print(f"a node with its images is ready after {time.monotonic() - begun:.1f} s")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Node) -> Installation:
+    """The chart with its default values, an emulator as the provider, two tenants' namespaces."""
+    installation = Installation(cluster)
+    installation.install()
+    return installation

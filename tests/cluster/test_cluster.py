@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user meets: helm install, an annotation, a policy; and what happens when a part is away.
+
+The tests share one cluster and run in the order in which they are written; the last uninstalls.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import pytest
+
+from tests.cluster.images import APP
+from tests.cluster.installation import (
+    CHECKOUT,
+    NAMESPACE,
+    RELEASE,
+    Installation,
+    deployment,
+    policy,
+    pool,
+    template,
+    until,
+)
+
+pytestmark = pytest.mark.timeout(1_500)
+
+TENANTS = ("acme", "hobby")
+
+
+def served(installed: Installation, name: str) -> bool:
+    return any(line["ok"] for line in installed.lines(name))
+
+
+def test_the_first_scheduled_call_comes_within_a_minute_of_helm_install(installed: Installation) -> None:
+    plane = installed.node.plane
+    plane.apply(*(deployment(name) for name in TENANTS))
+    for name in TENANTS:
+        until(partial(served, installed, name), f"a call of {name}")
+        if name == TENANTS[0]:
+            installed.took["first call"] = time.monotonic() - installed.begun
+    print(f"from helm install: {installed.took}")
+    for name in TENANTS:
+        first = next(line for line in installed.lines(name) if line["ok"])
+        assert first["headers"]["x-sluicegate-outcome"] == "granted"
+        assert first["headers"]["x-sluicegate-pool"] == "gpt-4o"
+    assert installed.took["first call"] < 120, "a minute is what the README says of a machine that does nothing else"
+
+
+def test_each_app_is_the_tenant_that_policy_makes_of_its_namespace(installed: Installation) -> None:
+    until(lambda: installed.requests(tenant="acme/acme", tier="Premium") > 0, installed.metrics()[-3000:], within=10)
+    until(lambda: installed.requests(tenant="hobby/hobby", tier="Free") > 0, "hobby's calls", within=10)
+    for kind in ("providerpool/gpt-4o", "tenantpolicy/acme -n acme"):
+        ready = ["wait", "--for=condition=Ready", "--timeout=20s", *kind.split()]
+        assert installed.node.plane.kubectl(*ready).returncode == 0
+
+
+def test_pods_that_did_not_ask_are_as_they_were_written(installed: Installation) -> None:
+    spec = template(inject=False)["spec"]
+    spec["containers"][0]["command"] = ["sleep", "600"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "plain", "namespace": "acme"}, "spec": spec}
+    installed.node.plane.apply(pod)
+    found = installed.node.plane.get("pod", "plain", "-n", "acme")
+    assert not found["spec"].get("initContainers")
+    assert [entry["name"] for entry in found["spec"]["containers"][0]["env"]] == ["OPENAI_API_KEY"]
+    installed.node.plane.kubectl("delete", "pod", "plain", "-n", "acme", "--now")
+
+
+def test_a_changed_policy_holds_within_two_seconds(installed: Installation) -> None:
+    plane = installed.node.plane
+    before = installed.requests(tenant="acme/acme", tier="Standard")
+    plane.apply(policy("acme", "Standard"))
+    took = until(lambda: installed.requests(tenant="acme/acme", tier="Standard") > before, "acme in its new tier")
+    print(f"a changed TenantPolicy took effect after {took:.1f} s")
+    assert took < 2 + 1, "the metric is read and the app calls only now and then"
+    plane.kubectl("delete", "tenantpolicy", "acme", "-n", "acme")
+    took = until(lambda: installed.requests(tenant="acme/unassigned") > 0, "acme without a policy")
+    print(f"a deleted TenantPolicy took effect after {took:.1f} s")
+    plane.apply(policy("acme", "Premium"))
+
+
+def test_a_changed_pool_reaches_the_sidecars_within_two_seconds(installed: Installation) -> None:
+    plane = installed.node.plane
+    plane.apply(pool(models=["gpt-4o", "another"]))
+
+    def version() -> str:
+        return installed.metrics().partition("sluicegate_config_version_info{")[2].partition("}")[0]
+
+    before = version()
+    plane.apply(pool(limits=[{"resource": "Requests", "limit": 400, "window": "1m"}]))
+    took = until(lambda: version() != before, "another configuration")
+    print(f"a changed ProviderPool took effect after {took:.1f} s")
+    assert took < 2
+    plane.apply(pool())
+
+
+def test_a_job_ends_with_its_sidecar(installed: Installation) -> None:
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "batch", "namespace": "acme"},
+        "spec": {
+            "backoffLimit": 0,
+            "template": {
+                **template(CALLS="5", PAUSE="0.1"),
+                "metadata": {"labels": {"app": "batch"}, "annotations": {"sluicegate.dev/inject": "true"}},
+            },
+        },
+    }
+    job["spec"]["template"]["spec"]["restartPolicy"] = "Never"  # type: ignore[index]
+    installed.node.plane.apply(job)
+    done = ["wait", "--for=condition=Complete", "--timeout=90s", "job/batch", "-n", "acme"]
+    assert installed.node.plane.kubectl(*done).returncode == 0, installed.state()
+    assert [line["ok"] for line in installed.lines("acme", "app=batch")] == [True] * 5
+
+
+def test_helm_test_makes_a_real_acquire(installed: Installation) -> None:
+    assert "Succeeded" in installed.helm("test", RELEASE, "--timeout=90s")
+
+
+def test_pods_start_while_the_injector_is_away(installed: Installation) -> None:
+    plane = installed.node.plane
+    plane.kubectl("scale", "-n", NAMESPACE, f"deployment/{RELEASE}-injector", "--replicas=0")
+    label = "app.kubernetes.io/component=injector"
+    until(lambda: not installed.pods(NAMESPACE, label), "no injector")
+    for name, asked in (("asked", {"sluicegate.dev/inject": "true"}), ("plain", {})):
+        container = {"name": "app", "image": APP, "command": ["sleep", "600"]}
+        meta = {"name": f"away-{name}", "namespace": "hobby", "annotations": asked}
+        plane.apply({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [container]}})
+        plane.kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"pod/away-{name}", "-n", "hobby")
+    plane.kubectl("delete", "pod", "-n", "hobby", "away-asked", "away-plain", "--now")
+    plane.kubectl("scale", "-n", NAMESPACE, f"deployment/{RELEASE}-injector", "--replicas=2")
+    plane.kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}-injector", "--timeout=60s")
+
+
+def test_apps_notice_nothing_when_the_broker_is_killed(installed: Installation) -> None:
+    plane = installed.node.plane
+    killed = time.time()
+    plane.kubectl(
+        "delete", "pod", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=broker", "--force", "--grace-period=0"
+    )
+    plane.kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}-broker", "--timeout=60s")
+    print(f"a new broker was ready {time.time() - killed:.1f} s after the kill")
+    until(lambda: installed.requests(tenant="acme/acme") > 0, f"calls at the new broker {installed.state()}")
+    for name in TENANTS:
+        after = installed.since(name, killed)
+        assert after, name
+        assert [line for line in after if not line["ok"]] == []
+
+
+def test_an_upgrade_and_its_rollback_leave_the_apps_alone(installed: Installation) -> None:
+    begun = time.time()
+    chart = str(CHECKOUT / "charts" / "sluicegate")
+    installed.helm("upgrade", RELEASE, chart, "--set", "broker.sessionGrace=11s", "--wait", "--timeout=120s")
+    installed.helm("rollback", RELEASE, "1", "--wait", "--timeout=120s")
+    installed.helm("test", RELEASE, "--timeout=90s")
+    for name in TENANTS:
+        assert [line for line in installed.since(name, begun) if not line["ok"]] == []
+
+
+def test_after_an_uninstall_apps_do_what_their_policy_says(installed: Installation) -> None:
+    plane = installed.node.plane
+    plane.apply(policy("acme", "Premium", onBrokerUnavailable="FailOpen"))
+    plane.apply(policy("hobby", "Free", onBrokerUnavailable="FailClosed"))
+    time.sleep(3)
+    installed.helm("uninstall", RELEASE, "--wait", "--timeout=120s")
+    gone = time.time() + 5  # sidecars wait for a broker that is away
+    until(lambda: len(installed.since("acme", gone)) > 5, "acme's calls go on", within=90)
+    until(lambda: len(installed.since("hobby", gone)) > 0, "hobby's calls are answered", within=90)
+    assert all(line["ok"] for line in installed.since("acme", gone))
+    assert installed.since("acme", gone)[-1]["headers"]["x-sluicegate-reason"] == "fail-open"
+    assert not any(line["ok"] for line in installed.since("hobby", gone))
+    assert plane.get("tenantpolicies", "-A")["items"], "policies outlive the release"
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "later", "namespace": "acme"}}
+    plane.apply({**pod, "spec": {"containers": [{"name": "app", "image": APP, "command": ["sleep", "600"]}]}})
+    plane.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/later", "-n", "acme")
