@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys by pool, from one file or mounted Secret per pool; they never leave the sidecar but to that pool's provider.
+"""Keys by pool, from one file or mounted Secret per pool, or as given; each goes to its own pool's provider alone.
 
 Which pools there are is read once, since the session tells the broker at its start. A key is read again for each call
 that needs it, so that a rotation needs no restart; while its file is missing or empty the last key stands.
@@ -13,17 +13,18 @@ from pathlib import Path
 
 
 class KeyFiles(Mapping[str, str]):
-    """The keys in `directory`, one entry per pool; None or a missing directory: none."""
+    """The keys in `directory`, one entry per pool; None or a missing directory: none. `given`: keys without a file."""
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, given: Mapping[str, str] | None = None) -> None:
         entries = directory.iterdir() if directory is not None and directory.is_dir() else ()
         self._paths = {path.name: path for path in entries if not path.name.startswith(".")}
-        self._keys = {name: key for name, path in self._paths.items() if (key := _key_in(path))}
+        self._keys = dict(given or {}) | {name: key for name, path in self._paths.items() if (key := _key_in(path))}
 
     def __getitem__(self, pool: str) -> str:
         last = self._keys[pool]
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            self._keys[pool] = _key_in(self._paths[pool]) or last
+        if pool in self._paths:
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                self._keys[pool] = _key_in(self._paths[pool]) or last
         return self._keys[pool]
 
     def __iter__(self) -> Iterator[str]:

@@ -60,7 +60,7 @@ class RunningSidecar:
 async def start_sidecar(settings: Settings) -> RunningSidecar:
     """Serves on the ports of `settings` (0: any free one). Raises OSError when a port is taken."""
     metrics = Metrics()
-    credentials = KeyFiles(settings.credentials_dir)
+    credentials = KeyFiles(settings.credentials_dir, settings.credentials)
     hello = pb.Hello(
         session_id=uuid.uuid4().hex,
         namespace=settings.namespace,

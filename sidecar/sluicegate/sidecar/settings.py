@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ class Settings:
     pod: str = ""
     credentials_dir: Path | None = None
     """One file per pool, named as the pool, holding the key for calls that fail over to it."""
+    credentials: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Keys by pool themselves, where there are no files; a JSON object in the environment."""
     fingerprint_salt: str = "sluicegate"
     pool: str = ""
     """The pod's default pool; empty: resolved from provider, model and key."""
@@ -104,6 +107,16 @@ def _websocket(text: str) -> str:
     return text
 
 
+def _keys(text: str) -> Mapping[str, str]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not all(isinstance(key, str) and key for key in value.values()):
+        raise ValueError('a JSON object of pools and their keys, such as {"claude-sonnet": "sk-..."}')
+    return value
+
+
 def _address(text: str) -> str:
     if not text or any(c.isspace() for c in text):
         raise ValueError("host:port of the broker")
@@ -123,6 +136,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "service_account": str,
     "pod": str,
     "credentials_dir": _path,
+    "credentials": _keys,
     "fingerprint_salt": str,
     "pool": str,
     "extra_ca": _file,
@@ -154,7 +168,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         try:
             given[entry.name] = reader(text)
         except ValueError as problem:
-            problems.append(f"{name}: {text!r} is not allowed; allowed: {problem}")
+            shown = "its value" if entry.name == "credentials" else repr(text)
+            problems.append(f"{name}: {shown} is not allowed; allowed: {problem}")
     defaults = Asked()
     for name in _DEFAULTS:
         variable = f"{PREFIX}DEFAULT_{name.upper()}"
