@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -300,6 +300,8 @@ def _default(field: Mapping[str, Any], converted: Mapping[str, Any]) -> Any:
         return below if default is not None else None
     if default is None or default in ([], {}, ""):
         return None
+    if isinstance(default, list):
+        return [_default({"default": entry}, converted["items"]) for entry in cast("list[object]", default)]
     if "enum" in converted:
         return next(choice for choice in converted["enum"] if choice.lower() == str(default).replace("_", "").lower())
     if converted.get("pattern") == durations.PATTERN:
