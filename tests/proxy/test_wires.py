@@ -387,7 +387,7 @@ async def test_a_refusal_has_the_providers_shape_and_its_repeat_stays_here(path:
                 assert body["error"]["code"] == "429"
 
 
-async def test_the_repeat_of_a_call_that_failed_for_good_stays_here_too():
+async def test_a_call_that_failed_for_good_has_the_providers_words_and_its_repeat_a_chance_of_its_own():
     refused = {"error": {"code": 429, "message": "Resource exhausted. Please try again later."}}
 
     async def script(exchange: Exchange) -> None:
@@ -401,9 +401,9 @@ async def test_the_repeat_of_a_call_that_failed_for_good_stays_here_too():
         status, headers, body = await post(s, path, CONTENTS)
         assert (status, json.loads(body)) == (429, refused), "the provider's own words"
         assert headers["retry-after"] == "20"
-        status, headers, _ = await post(s, path, CONTENTS)
-        assert headers["x-sluicegate-reason"] == "repeat-refused"
-        assert (len(s.provider.requests), len(s.broker.acquires)) == (1, 1)
+        # Only a refusal for want of budget is repeated here: an overload may have passed meanwhile.
+        await post(s, path, CONTENTS)
+        assert (len(s.provider.requests), len(s.broker.acquires)) == (2, 2)
 
 
 async def test_the_azure_sdk_and_its_exceptions():
