@@ -19,6 +19,9 @@ BUILDER ?= $(shell for builder in docker podman buildah; do command -v $$builder
 PIP_CONF ?= $(firstword $(wildcard $(HOME)/.config/pip/pip.conf $(HOME)/.pip/pip.conf /etc/pip.conf))
 PIP_CERT ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
+# Uncaptured, for its figures and for what it builds.
+CLUSTER = $(BIN)/pytest tests/cluster -p no:xdist --capture=no
+
 .PHONY: help setup demo tools images test test-cluster lint bench proto crds lock
 
 help: ## say what can be made
@@ -38,12 +41,12 @@ images: ## build the image of all parts: IMAGE, BASE_IMAGE, BUILDER=docker|podma
 		$(if $(PIP_CERT),--secret id=ca$(comma)src=$(PIP_CERT)) $(BUILD_FLAGS) --tag $(IMAGE) .
 
 test-cluster: setup ## a real one-node cluster of this machine's own: helm install, apps, failures (root, Linux)
-	$(BIN)/python -m tests.cluster.toolchain
-	$(BIN)/pytest tests/cluster -p no:xdist
+	SLUICEGATE_CLUSTER=required $(CLUSTER)
 
-test: setup lint tools ## lint, then the whole test suite with branch coverage
+test: setup lint tools ## lint, the whole test suite with branch coverage, then the cluster level where it can be
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n 2 --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(CLUSTER)  # last, so that its word is the last where there can be none
 
 lint: setup ## style, types, and who may import whom
 	$(BIN)/ruff check

@@ -13,11 +13,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.images import archives
+from tests.cluster.images import archives, base
 from tests.cluster.installation import VERSION, Installation
 from tests.cluster.machine import MachineError, prepare
 from tests.cluster.node import Node, node
 from tests.cluster.toolchain import TOOLS, ToolError, tool
+
+_WHY_NOT: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The last word of a run without a cluster says so."""
+    if _WHY_NOT:
+        terminalreporter.section("NO CLUSTER HERE: nothing was tested on a real node", sep="*", red=True)
+        terminalreporter.write_line(_WHY_NOT[0])
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +36,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         prepare()
         for name in TOOLS:
             tool(name)
-        built = archives(VERSION)
+        base()
     except (MachineError, ToolError) as problem:
         if os.environ.get("SLUICEGATE_CLUSTER") == "required":
             raise
+        _WHY_NOT.append(str(problem))
         pytest.skip(f"*** NO CLUSTER HERE, so nothing was tested on a real node *** {problem}")
+    built = archives(VERSION)  # where this fails, the product's Dockerfile may be why: no reason to skip
     begun = time.monotonic()
     with node(tmp_path_factory.mktemp("node"), built) as running:
         print(f"a node with its images is ready after {time.monotonic() - begun:.1f} s")

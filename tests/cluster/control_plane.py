@@ -8,12 +8,16 @@ with control_plane(directory) as plane:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
+import random
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -206,6 +210,20 @@ def _answers(url: str, context: ssl.SSLContext) -> bool:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.create_server((address, 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A TCP port that nobody listens on, and that no other call gets while this process lives.
+
+    It lies below the range from which the kernel takes the ports of outgoing connections: one of those could sit on it
+    before its server does, as another test process could that asked at the same moment.
+    """
+    claims = Path(tempfile.gettempdir()) / f"sluicegate-test-ports-{os.geteuid()}"
+    claims.mkdir(mode=0o700, exist_ok=True)
+    for port in random.Random().sample(range(18_000, 32_000), 1_000):
+        claim = os.open(claims / str(port), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            socket.create_server((address, port)).close()
+        except OSError:
+            os.close(claim)
+            continue
+        return port  # the claim stays open, and so held, until this process ends
+    raise ControlPlaneError(f"no free port on {address}")

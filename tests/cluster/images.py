@@ -36,11 +36,18 @@ def cache() -> Path:
     return directory
 
 
+def base() -> Path:
+    """The minimal Debian that the images stand on, made where need be. Raises MachineError where it cannot be."""
+    with (cache() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _base_tar()
+
+
 def archives(version: str) -> list[Path]:
     """Archives of pause, app and product (tagged `version`), built where need be. Raises MachineError."""
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        base = _base_tar()
+        ground = _base_tar()
         sources = [
             _CHECKOUT / "Dockerfile",
             _CHECKOUT / "pyproject.toml",
@@ -52,13 +59,13 @@ def archives(version: str) -> list[Path]:
             )
         pause, app, product = (
             _archive("pause", _digest(_HERE / "pause.c")),
-            _archive("app", _digest(base, *sorted(_HERE.glob("app*")))),
-            _archive("product", _digest(base, *sources)),
+            _archive("app", _digest(ground, *sorted(_HERE.glob("app*")))),
+            _archive("product", _digest(ground, *sources)),
         )
         if not pause.exists():
             _build_pause(pause)
         if not app.exists() or not product.exists():
-            _build_base(base)
+            _build_base(ground)
         if not app.exists():
             _say("building the image of the test's app")
             secrets = _secrets()

@@ -234,6 +234,7 @@ def _kubelet_config(plane: ControlPlane) -> Path:
         "healthzPort": 0,
         "imageGCHighThresholdPercent": 100,
         "localStorageCapacityIsolation": False,
+        "makeIPTablesUtilChains": False,  # they would outlive the node in the machine's own tables
         "podLogsDir": str(_ROOT / "logs"),
         "readOnlyPort": 0,
         "resolvConf": str(resolv),
