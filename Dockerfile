@@ -9,8 +9,8 @@ RUN python3 -m venv tools && python3 -m venv --without-pip /opt/sluicegate
 COPY requirements/build.txt requirements/image.txt requirements/
 # `pip-conf` and `ca` are optional: how this machine reaches its package index. They never become part of a layer.
 RUN --mount=type=secret,id=pip-conf,target=/etc/pip.conf --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-    tools/bin/python -m pip install --quiet --no-cache-dir --require-hashes --requirement requirements/build.txt \
-    && tools/bin/python -m pip --python /opt/sluicegate/bin/python install --quiet --no-cache-dir --require-hashes \
+    tools/bin/python -m pip install --quiet --no-cache-dir --no-deps --require-hashes --requirement requirements/build.txt \
+    && tools/bin/python -m pip --python /opt/sluicegate/bin/python install --quiet --no-cache-dir --no-deps --require-hashes \
        --only-binary :all: --requirement requirements/image.txt \
     && find /opt/sluicegate -depth -type d \( -name tests -o -name test \) -exec rm -rf {} +
 COPY . .

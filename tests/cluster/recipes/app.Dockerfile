@@ -6,7 +6,7 @@ WORKDIR /build
 RUN python3 -m venv tools && python3 -m venv --without-pip /opt/app
 COPY app.txt .
 RUN --mount=type=secret,id=pip-conf,target=/etc/pip.conf --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-    tools/bin/python -m pip --python /opt/app/bin/python install --quiet --no-cache-dir --require-hashes \
+    tools/bin/python -m pip --python /opt/app/bin/python install --quiet --no-cache-dir --no-deps --require-hashes \
     --requirement app.txt
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/app /opt/app
