@@ -39,6 +39,7 @@ def grant(effect: Granted) -> pb.Grant:
         tier=effect.party.tier,
         task_type=effect.party.task_type,
         trim_to_tokens=effect.trim_to,
+        pool_credential=effect.foreign,
     )
 
 

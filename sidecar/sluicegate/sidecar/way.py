@@ -65,9 +65,10 @@ def way_of(inbound: Inbound, grant: pb.Grant, routes: Routes, credentials: Mappi
     headers = onward_headers(inbound.headers, identity=True)
     if route is not None:
         elsewhere = convert.OUTCOME.from_proto(grant.outcome) is Outcome.FALLBACK_POOL
-        if elsewhere or not _akin(table.provider, inbound.table.provider):
+        if elsewhere or grant.pool_credential or not _akin(table.provider, inbound.table.provider):
             key = credentials.get(route.pool, "")
-            refusal = _change_key(inbound, route, routes, key, headers)
+            own = not grant.pool_credential and _at_home(inbound, route, routes)
+            refusal = _change_key(inbound, route, key, headers, own=own)
             if refusal is not None:
                 return refusal
             if key:
@@ -97,12 +98,19 @@ def _aim(inbound: Inbound, table: ProviderTable, endpoint: str, grant: pb.Grant)
     return _Aim(found.api, found.path, "")
 
 
-def _change_key(inbound: Inbound, route: Route, routes: Routes, key: str, headers: CIMultiDict[str]) -> Refusal | None:
-    """Takes the app's key and account out of `headers` where the pool has a key of its own."""
-    home = routes.claiming(inbound.table.provider, inbound.model)
-    own = route.provider is inbound.table.provider and all(other.endpoint == route.endpoint for other in home)
+def _at_home(inbound: Inbound, route: Route, routes: Routes) -> bool:
+    """Whether `route` leads to the provider and the endpoint that the app's own call was for."""
+    named = routes.pools.get(inbound.target.pool)
+    home = (named,) if named is not None else routes.claiming(inbound.table.provider, inbound.model)
+    places = {other.endpoint for other in home} or {routes.endpoint_of(inbound.table)}
+    return route.provider is inbound.table.provider and places == {route.endpoint}
+
+
+def _change_key(inbound: Inbound, route: Route, key: str, headers: CIMultiDict[str], *, own: bool) -> Refusal | None:
+    """Takes the app's key and account out of `headers` where the pool has a key of its own. `own`: else the app's will
+    do."""
     if not key and not own:
-        text = f"there is no credential for pool {route.pool!r}, and the app's own never goes to another provider"
+        text = f"there is no credential for pool {route.pool!r}, and the app's own never goes to another account"
         return refuse(403, Reason.ACCESS_DENIED, text, pool=route.pool)
     if key:
         for table in (inbound.table, route.table):

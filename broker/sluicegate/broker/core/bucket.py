@@ -46,7 +46,7 @@ class Bucket(Meter):
         self._drawn = Drawn()
         self._in_step = InStep()
         long = self.key.window > _LONG
-        self._balance = self.size if long else min(self.size, self._floor(self.rate))
+        self._start = self._balance = self.size if long else min(self.size, self._floor(self.rate))
         self._withheld = self.size - self._balance  # what it would hold more had it started full
         self._unnamed = 0
         self._shrunk: float | None = None  # when the call was granted that said a much smaller capacity
@@ -75,6 +75,12 @@ class Bucket(Meter):
         if self.terms.slice:
             pile = min(pile, (1.0 - _PACE) * self.rate * self.terms.slice)
         return min(self._capacity, max(self.quantum, pile))
+
+    @property
+    def _headroom_base(self) -> float:
+        # A share of a bucket that nobody has seen would be more than what it is believed to hold.
+        unseen = not self.observed and not self.refused and self._unnamed < _ANSWERS
+        return self._start if unseen else self.size
 
     @property
     def _liftable(self) -> bool:

@@ -23,6 +23,7 @@ from typing import assert_never
 
 from sluicegate.broker.core import views
 from sluicegate.broker.core.calibrate import Calibration
+from sluicegate.broker.core.chains import Chains
 from sluicegate.broker.core.config import PoolConfig, Snapshot
 from sluicegate.broker.core.divert import Diversions, Moved
 from sluicegate.broker.core.effects import Decision, Effect, FellBack, Granted, Party, Rejected
@@ -37,7 +38,7 @@ from sluicegate.broker.core.events import (
     Settle,
     Tick,
 )
-from sluicegate.broker.core.flow import Call, Chains, State
+from sluicegate.broker.core.flow import Call, State
 from sluicegate.broker.core.leases import Leases
 from sluicegate.broker.core.ledger import Ledger
 from sluicegate.broker.core.pool import Pool
@@ -171,7 +172,7 @@ class Dispatcher:
             self._refuse(call, standing, now, out)
             return None
         orchestrator = apply_criticality(call, tenant, standing)
-        self._chains.enter(call, orchestrator=orchestrator)
+        self._chains.enter(call, now, orchestrator=orchestrator)
         self._ledger.seen(tenant.name, tenant.tier, tenant.weight)
         pool = self._pools[target.name]
         pool.ceilings_of(tenant)
@@ -269,6 +270,7 @@ class Dispatcher:
                 call.attempt,
             )
             pool.adopt(call, age, now)
+            self._chains.granted(call, now)
 
     # ---- configuration
 
@@ -385,6 +387,7 @@ class Dispatcher:
 
     def _drop(self, call: Call) -> None:
         call.state = State.DONE
+        self._chains.left(call)
         self._calls.pop(call.call_id, None)
         session = self._sessions.get(call.session)
         if session is not None:

@@ -11,8 +11,15 @@ Theory of operation. The pool says why (`Unserved`). In order:
 4. A rejection that says what binds.
 
 A call never comes back to a pool that it was sent away from, so a chain of failovers ends with the pools. It goes only
-where its session can authenticate: the pools it says so of, or the provider of the pool that it was for. Tier, weight,
-ceilings and access are the target pool's; the reservation at the source is settled before anything is looked for.
+where there is a key for it: the app's own for pools of the account that it was for, the session's for those that the
+session names. Tier, weight, ceilings and access are the target pool's; the reservation at the source is settled before
+anything is looked for.
+
+    the target is of the call's own account      unless
+    it is the pool that the call was for         -
+    same provider and endpoint as that           it names a Secret, and that pool another or none; its keyFingerprints
+                                                 leave the call's key out; or both pools are for the call's model and
+                                                 key, since one account's limit of a model is in one pool
 """
 
 from __future__ import annotations
@@ -204,7 +211,8 @@ class Diversions:
         most: float | None = None,
     ) -> bool:
         """Hand `call` over if `target` has room now, or (`most`) in so many seconds. False: nothing changed."""
-        if not self._may_reach(call, target.config):
+        foreign = not self._own_account(call, target.config)
+        if foreign and target.config.name not in call.acquire.authenticated_pools:
             return False
         tenant = self.resolver.tenant(call.acquire)
         if isinstance(tenant, Refusal):
@@ -214,9 +222,9 @@ class Diversions:
             return False
         target.ceilings_of(tenant)
         before = (call.pool, call.model, call.outcome, call.party, call.tier, call.weight)
-        held = (call.estimate, call.attempt, call.transient, call.eligible_at, call.visited)
+        held = (call.estimate, call.attempt, call.transient, call.eligible_at, call.visited, call.foreign)
         name = target.config.name
-        call.pool, call.model, call.outcome = name, model, outcome
+        call.pool, call.model, call.outcome, call.foreign = name, model, outcome, foreign
         call.party = Party(tenant.name, standing.tier_name, call.party.task_type)
         call.tier, call.weight = standing.tier, standing.weight
         call.estimate = self._calibration.correct(call.acquire.estimate, name, model, call.party.task_type)
@@ -228,14 +236,25 @@ class Diversions:
         if target.try_now(call, now, out) if most is None else target.host(call, most, now, out):
             return True
         call.pool, call.model, call.outcome, call.party, call.tier, call.weight = before
-        call.estimate, call.attempt, call.transient, call.eligible_at, call.visited = held
+        call.estimate, call.attempt, call.transient, call.eligible_at, call.visited, call.foreign = held
         return False
 
-    def _may_reach(self, call: Call, target: PoolConfig) -> bool:
-        """Has the session a credential for it: its own, or the app's, which goes to its own provider only?"""
-        home = self._pools.get(call.home)
-        same = home is not None and (target.provider, target.endpoint) == (home.config.provider, home.config.endpoint)
-        return same or target.name in call.acquire.authenticated_pools
+    def _own_account(self, call: Call, target: PoolConfig) -> bool:
+        """Whether the app's own key is one for `target`. See the module's text."""
+        pool, acquire = self._pools.get(call.home), call.acquire
+        if pool is None:
+            return False
+        home = pool.config
+        if target.name == home.name:
+            return True
+        if (target.provider, target.endpoint) != (home.provider, home.endpoint):
+            return False
+        if target.credentials is not None and target.credentials != home.credentials:
+            return False
+        if target.key_fingerprints:
+            return acquire.key_fingerprint in target.key_fingerprints
+        claiming = {pool.name for pool in self.resolver.pools_of(home.provider, acquire.model, acquire.key_fingerprint)}
+        return not claiming >= {home.name, target.name}
 
 
 def model_of(entry: FailoverConfig, model: str, target: PoolConfig) -> str | None:

@@ -23,7 +23,8 @@ class Party:
 class Granted:
     """A slot for `call_id` on `pool`. `model` is set where a fallback changed it; `pool` is empty when unmanaged.
 
-    `trim_to`: it is for the call with its history trimmed to so many input tokens; 0: untouched.
+    `trim_to`: it is for the call with its history trimmed to so many input tokens; 0: untouched. `foreign`: the pool is
+    not of the account that the app's own key is for.
     """
 
     call_id: str
@@ -37,6 +38,7 @@ class Granted:
     binding: MeterKey | None = None
     model: str = ""
     trim_to: int = 0
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)

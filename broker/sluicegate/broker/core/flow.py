@@ -5,20 +5,19 @@ Theory of operation. A `Call` is one acquire from arrival to its last answer. Wh
 in its tenant's `Flow`: a heap by latency class, then chains begun before new ones, then earliest deadline (all
 calls of a class see the same `now`, so that order is the order of slack), then arrival. The order is total,
 hence replay is exact. Removal is lazy: a call that leaves clears `queued`, and its entry goes when it comes to
-the top or when entries that are dead outnumber the live ones.
+the top or when entries that are dead outnumber the live ones. What a call has of its chain (`chains`) may change while
+it waits; it is taken out and put in again.
 
     state      meaning                                   left by
     DELAYED    requeued, not eligible before a time      its time, cancel, give-up
     WAITING    in its flow, eligible (its flow may park) grant, cancel, give-up
     GRANTED    holds a reservation of its pool           settle, session lost
     DONE       answered for good
-
-`Chains` remembers which chains have begun and how urgent their calls were; an orchestrator's call takes the
-urgency of its chain. It is bounded: the chain used longest ago is forgotten first.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from math import inf
@@ -32,6 +31,7 @@ from sluicegate.wire.words import ErrorClass, Latency, Outcome, Reason
 
 if TYPE_CHECKING:
     from sluicegate.broker.core.ceiling import TenantCeilings
+    from sluicegate.broker.core.queue import PoolQueue
 
 RANK = {Latency.REAL_TIME: 0, Latency.NEAR_REAL_TIME: 1, Latency.BATCH: 2}
 BATCH = RANK[Latency.BATCH]
@@ -54,6 +54,17 @@ class State(IntEnum):
     WAITING = 2
     GRANTED = 3
     DONE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Urgency:
+    """What a call's place among its tenant's calls depends on, and until when it may wait. Absolute seconds."""
+
+    rank: int
+    begun: bool
+    deadline: float
+    give_up_at: float
+    give_up_reason: Reason
 
 
 class Call:
@@ -79,6 +90,7 @@ class Call:
         "estimate",
         "failed_with",
         "flow",
+        "foreign",
         "give_up_at",
         "give_up_reason",
         "grant",
@@ -90,6 +102,7 @@ class Call:
         "outcome",
         "party",
         "pool",
+        "queue",
         "queued",
         "rank",
         "seq",
@@ -128,6 +141,7 @@ class Call:
         # Set by the dispatcher from policy.
         self.pool = ""
         self.home = ""  # the pool that it was for, whose key its app holds
+        self.foreign = False  # where it is now is not of its home's account
         self.visited: tuple[str, ...] = ()  # the pools that it was sent away from
         self.party = _NOBODY
         self.tier = 0
@@ -150,6 +164,7 @@ class Call:
         self.debited_at = 0.0  # when that was debited to its tenant's ceilings
         self.check_at = 0.0  # when its wait is predicted again
         self.eligible_at = 0.0
+        self.queue: PoolQueue | None = None  # where it waits, or waited last
         self.queued = False
         self.entry = 0  # its entry in its flow's heap that counts
         self.flow: Flow | None = None
@@ -160,13 +175,22 @@ class Call:
     def batch(self) -> bool:
         return self.rank == BATCH
 
+    @property
+    def urgency(self) -> Urgency:
+        """Its urgency now; see `urge`."""
+        return Urgency(self.rank, self.begun, self.deadline, self.give_up_at, self.give_up_reason)
+
+    def urge(self, to: Urgency) -> None:
+        """Change its urgency; it must be in no flow."""
+        self.rank, self.begun, self.deadline = to.rank, to.begun, to.deadline
+        self.give_up_at, self.give_up_reason = to.give_up_at, to.give_up_reason
+
 
 Entry = tuple[int, bool, float, bool, int, int, Call]
 """Rank, not begun, deadline, arrival; then a number that makes it unique, for a call that left and came back."""
 
 
 _PACE_SECONDS = 15.0
-_CHAIN_LIFE = 3_600.0
 
 
 class Flow:
@@ -240,6 +264,12 @@ class Flow:
         for other in range(_level(call) + 1):
             for index, amount in enumerate(self.work[other]):
                 ahead[index] += amount
+        if call.leads and call.chain is not None:
+            # Its own chain's calls let it pass.
+            for agent in self.calls_of(call.chain.id):
+                if _level(agent) <= _level(call):
+                    for index, amount in enumerate(agent.vector):
+                        ahead[index] = max(0.0, ahead[index] - amount)
         call.ahead = tuple(ahead)
         call.served_before = tuple(self.served)
         call.flow = self
@@ -290,6 +320,11 @@ class Flow:
         call = entry[6]
         return call.queued and call.flow is self and call.entry == entry[5]
 
+    def calls_of(self, chain_id: str) -> list[Call]:
+        """Its calls of one chain, in no order; O(n)."""
+        live = (entry[6] for entry in self._heap if self._means(entry))
+        return [call for call in live if call.chain is not None and call.chain.id == chain_id]
+
     def calls(self) -> list[Call]:
         """Its calls in order; for views, O(n log n)."""
         return [entry[6] for entry in sorted(self._heap) if self._means(entry)]
@@ -297,65 +332,3 @@ class Flow:
 
 def _level(call: Call) -> int:
     return 2 * call.rank + (not call.begun)
-
-
-class _ChainState:
-    __slots__ = ("begun", "deadline", "rank", "seen")
-
-    def __init__(self) -> None:
-        self.begun = False
-        self.seen = 0.0
-        self.rank = BATCH
-        self.deadline = inf
-
-
-class Chains:
-    """What is known of the chains of all tenants: at most `limit` of them, each for an hour after its last call."""
-
-    def __init__(self, limit: int = 20_000) -> None:
-        self._limit = limit
-        self._chains: dict[tuple[str, str], _ChainState] = {}
-
-    def __len__(self) -> int:
-        return len(self._chains)
-
-    def enter(self, call: Call, *, orchestrator: bool) -> None:
-        """Set whether the call's chain has begun; lend it the chain's deadline, and an orchestrator's its urgency.
-
-        A chain has begun when one of its calls was granted, or when this call says that it is not the first step.
-        """
-        if call.chain is None:
-            return
-        chain = self._touch(call.party.tenant, call.chain.id, call.arrival)
-        call.begun = chain.begun or call.chain.step > 1
-        call.leads = orchestrator
-        if orchestrator:
-            call.rank = min(call.rank, chain.rank)
-            call.deadline = min(call.deadline, chain.deadline)
-        elif call.deadline == inf and call.arrival < chain.deadline < inf:
-            call.deadline = chain.deadline
-            if chain.deadline <= call.give_up_at:
-                call.give_up_at, call.give_up_reason = chain.deadline, Reason.DEADLINE
-        chain.rank = min(chain.rank, call.rank)
-        if call.deadline > call.arrival:
-            chain.deadline = call.deadline if chain.deadline <= call.arrival else min(chain.deadline, call.deadline)
-
-    def granted(self, call: Call) -> None:
-        """A call of a chain was granted: the chain has begun; after its last step it is forgotten."""
-        if call.chain is None:
-            return
-        if call.chain.of and call.chain.step >= call.chain.of:
-            self._chains.pop((call.party.tenant, call.chain.id), None)
-        else:
-            self._touch(call.party.tenant, call.chain.id, call.arrival).begun = True
-
-    def _touch(self, tenant: str, chain_id: str, now: float) -> _ChainState:
-        key = (tenant, chain_id)
-        chain = self._chains.pop(key, None) or _ChainState()
-        chain.seen = max(chain.seen, now)
-        self._chains[key] = chain
-        # In the order in which they were last heard of: the oldest stand first.
-        oldest = next(iter(self._chains))
-        if len(self._chains) > self._limit or self._chains[oldest].seen < now - _CHAIN_LIFE:
-            del self._chains[oldest]
-        return chain

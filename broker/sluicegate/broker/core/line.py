@@ -13,8 +13,9 @@ from math import inf
 from sluicegate.broker.core.breaker import Breaker, BreakerState
 from sluicegate.broker.core.budget import Budget, Lack
 from sluicegate.broker.core.ceiling import TenantCeilings
+from sluicegate.broker.core.chains import Chains
 from sluicegate.broker.core.config import Ceiling, PoolConfig, TenantConfig
-from sluicegate.broker.core.flow import Call, Chains, Flow, State
+from sluicegate.broker.core.flow import Call, Flow, State
 from sluicegate.broker.core.predict import predict
 from sluicegate.broker.core.queue import PoolQueue
 from sluicegate.broker.core.ranking import Ranking

@@ -179,6 +179,11 @@ class Meter(ABC):
         return not self._overfull
 
     @property
+    def _headroom_base(self) -> float:
+        """What reserved headroom is a share of."""
+        return self.size
+
+    @property
     def _untouched(self) -> bool:
         return not self.observed and not self.refused and self.history.total <= 0
 
@@ -188,16 +193,17 @@ class Meter(ABC):
             return None
         self.advance(now)
         size = self.size
-        if not self.foreign.watched and self._balance >= charge + doubtful + held_back * size:
+        held = held_back * self._headroom_base
+        if not self.foreign.watched and self._balance >= charge + doubtful + held:
             return None
         if self._untouched and charge <= self.capacity:
             return None
         margin = self.foreign.margin(now, self.quantum, size)
         margin = max(margin, self.foreign.caution(now, self.quantum, size)) + doubtful
-        need = min(charge + margin + held_back * size, max(size, 0.0))
+        need = min(charge + margin + held, max(size, 0.0))
         if self._balance >= need:
             return None
-        fits_now = min(size, max(0.0, self._balance - margin - held_back * size))
+        fits_now = min(size, max(0.0, self._balance - margin - held))
         headroom = held_back > 0 and self._balance >= min(charge + margin, size)
         return Shortfall(self._ready_at(need, now) + _NUDGE, headroom, fits_now)
 

@@ -23,10 +23,11 @@ from math import inf
 
 from sluicegate.broker.core.breaker import Breaker, BreakerState
 from sluicegate.broker.core.budget import Budget
+from sluicegate.broker.core.chains import Chains
 from sluicegate.broker.core.config import PoolConfig, TenantConfig
 from sluicegate.broker.core.effects import Effect, Requeued, Settled
 from sluicegate.broker.core.events import Settle
-from sluicegate.broker.core.flow import Call, Chains, Flow, State
+from sluicegate.broker.core.flow import Call, Flow, State
 from sluicegate.broker.core.line import Line
 from sluicegate.broker.core.pump import Pump
 from sluicegate.broker.core.queue import PoolQueue
@@ -131,6 +132,9 @@ class Pool:
         tier = line.queue.tiers[call.tier]
         call.binding = None
         if not line.price(call, now):
+            return
+        if call.give_up_at <= now and call.give_up_reason is Reason.DEADLINE:
+            line.unserve(call, Reason.DEADLINE, inf, "its deadline, or its chain's, has passed")
             return
         if not line.breaker.admits(now):
             line.send_away(call, now)

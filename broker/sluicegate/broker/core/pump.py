@@ -178,7 +178,7 @@ class Pump:
         call.epoch = line.breaker.granted(call.call_id, now)
         line.granted[call.call_id] = call
         if call.chain is not None:
-            line.chains.granted(call)
+            line.chains.granted(call, now)
         waited = max(0.0, now - call.arrival)
         binding = call.binding or (self.binding if waited > 0.0 else None)
         name, model = line.config.name, call.model
@@ -194,6 +194,7 @@ class Pump:
             binding,
             "" if model == call.acquire.model else model,
             call.trim_to,
+            call.foreign,
         )
         out.append(call.grant)
         out.append(

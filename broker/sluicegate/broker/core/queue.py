@@ -24,7 +24,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 
 from sluicegate.broker.core.config import TierConfig
-from sluicegate.broker.core.flow import BATCH, Call, Flow, State
+from sluicegate.broker.core.flow import BATCH, Call, Flow, State, Urgency
 from sluicegate.broker.core.tiers import Tier
 
 Timer = Call | Flow | Tier
@@ -48,12 +48,14 @@ class PoolQueue:
     def enter(self, call: Call, flow: Flow, now: float) -> None:
         """`call` becomes eligible."""
         call.state = State.WAITING
+        call.queue = self
         self.waiting += 1
         self.tiers[call.tier].enter(call, flow, now)
 
     def delay(self, call: Call, until: float) -> None:
         """`call` is not considered before `until`."""
         call.state = State.DELAYED
+        call.queue = self
         call.eligible_at = until
         self.waiting += 1
         self.delayed[call.call_id] = call
@@ -67,6 +69,16 @@ class PoolQueue:
         else:
             self.tiers[call.tier].leave(call, now)
         call.state = State.NEW
+
+    def urge(self, call: Call, to: Urgency, now: float) -> None:
+        """`call`, which waits here, is more urgent now, or has to give up sooner."""
+        if call.state is State.WAITING:
+            self.tiers[call.tier].urge(call, to, now)
+        else:
+            call.urge(to)
+        if call.give_up_at < inf and not now < call.check_at <= call.give_up_at:
+            call.check_at = max(now, call.give_up_at)
+            self.schedule(call.check_at, call)
 
     # ---- the order
 

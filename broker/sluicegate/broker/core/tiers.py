@@ -32,7 +32,7 @@ from math import exp, inf
 from sluicegate.broker.core.ceiling import TenantCeilings
 from sluicegate.broker.core.config import TierConfig
 from sluicegate.broker.core.fair import FairQueue
-from sluicegate.broker.core.flow import BATCH, Call, Flow, Vector
+from sluicegate.broker.core.flow import BATCH, Call, Flow, Urgency, Vector
 
 _CREDIT_SECONDS = 1.0
 _CEILING_SECONDS = 1.0
@@ -126,10 +126,6 @@ class Tier:
     def flows(self) -> list[Flow]:
         return list(self._flows.values())
 
-    @property
-    def tenants_known(self) -> int:
-        return len(self._flows)
-
     def enter(self, call: Call, flow: Flow, now: float) -> None:
         """An eligible call joins its flow."""
         if not len(flow):
@@ -163,6 +159,23 @@ class Tier:
         elif not len(flow):
             flow.parked_until = 0.0
         self._rest(flow)
+
+    def urge(self, call: Call, to: Urgency, now: float) -> None:
+        """A call that waits is more urgent now; its tenant's place among others stays."""
+        flow = call.flow
+        assert flow is not None
+        was_batch = call.rank == BATCH
+        flow.remove(call)
+        call.urge(to)
+        flow.push(call)
+        if was_batch and call.rank != BATCH:
+            for index, amount in enumerate(call.vector):
+                self.work_batch[index] = max(0.0, self.work_batch[index] - amount)
+                self.work_interactive[index] += amount
+            if not flow.parked_until:
+                self.waiting_batch -= 1
+                self.waiting_interactive += 1
+                self._place(flow, now)
 
     def park(self, flow: Flow, until: float, now: float) -> None:
         """The tenant is at a ceiling: none of its calls is eligible before `until`."""

@@ -124,6 +124,7 @@ class Grant(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     TRIM_TO_TOKENS_FIELD_NUMBER: _builtins.int
+    POOL_CREDENTIAL_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     pool: _builtins.str
     model: _builtins.str
@@ -140,6 +141,10 @@ class Grant(_message.Message):
     task_type: _builtins.str
     trim_to_tokens: _builtins.int
     """Set where the slot is for the call with its history trimmed to this many input tokens."""
+    pool_credential: _builtins.bool
+    """The pool is of another account or provider than the call's own credential is for: only a credential that the sidecar
+    holds for this pool may go there.
+    """
     @_builtins.property
     def waited(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -157,10 +162,11 @@ class Grant(_message.Message):
         tier: _builtins.str = ...,
         task_type: _builtins.str = ...,
         trim_to_tokens: _builtins.int = ...,
+        pool_credential: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "call_id", b"call_id", "model", b"model", "outcome", b"outcome", "pool", b"pool", "reason", b"reason", "task_type", b"task_type", "tenant", b"tenant", "tier", b"tier", "trim_to_tokens", b"trim_to_tokens", "waited", b"waited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "call_id", b"call_id", "model", b"model", "outcome", b"outcome", "pool", b"pool", "pool_credential", b"pool_credential", "reason", b"reason", "task_type", b"task_type", "tenant", b"tenant", "tier", b"tier", "trim_to_tokens", b"trim_to_tokens", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
