@@ -387,7 +387,7 @@ async def test_a_refusal_has_the_providers_shape_and_its_repeat_stays_here(path:
                 assert body["error"]["code"] == "429"
 
 
-async def test_a_call_that_failed_for_good_has_the_providers_words_and_its_repeat_a_chance_of_its_own():
+async def test_a_call_that_failed_for_good_has_the_providers_words_and_so_has_its_repeat():
     refused = {"error": {"code": 429, "message": "Resource exhausted. Please try again later."}}
 
     async def script(exchange: Exchange) -> None:
@@ -398,12 +398,12 @@ async def test_a_call_that_failed_for_good_has_the_providers_words_and_its_repea
 
     async with wires(script, policy) as s:
         path = "/google/v1beta/models/gemini-x:generateContent"
-        status, headers, body = await post(s, path, CONTENTS)
-        assert (status, json.loads(body)) == (429, refused), "the provider's own words"
-        assert headers["retry-after"] == "20"
-        # Only a refusal for want of budget is repeated here: an overload may have passed meanwhile.
-        await post(s, path, CONTENTS)
-        assert (len(s.provider.requests), len(s.broker.acquires)) == (2, 2)
+        for reason in ("attempts-exhausted", "repeat-refused"):
+            status, headers, body = await post(s, path, CONTENTS)
+            assert (status, json.loads(body)) == (429, refused), "the provider's own words"
+            assert headers["retry-after"] == "20"
+            assert headers["x-sluicegate-reason"] == reason
+        assert (len(s.provider.requests), len(s.broker.acquires)) == (1, 1)
 
 
 async def test_the_azure_sdk_and_its_exceptions():

@@ -83,24 +83,38 @@ def test_what_comes_over_the_wire_makes_no_header_of_its_own():
     [("predicted_wait", 429), ("unknown_pool", 404), ("access_denied", 403), ("shutting_down", 503), ("of later", 429)],
 )
 def test_statuses(reason: str, status: int):
-    assert status_of(reason) == status
+    assert {status_of(reason, shape) for shape in ErrorShape} == {status}
+
+
+def test_an_account_that_cannot_pay_is_refused_as_its_provider_would():
+    refused = {shape: status_of("billing", shape) for shape in ErrorShape}
+    assert refused.pop(ErrorShape.ANTHROPIC) == refused.pop(ErrorShape.MISTRAL) == 402
+    assert set(refused.values()) == {429}
+    refusal = Refusal(429, "it cannot pay", Explanation(Outcome.REJECTED, "billing", "gpt"), code="billing")
+    error = json.loads(refusal.body(ErrorShape.OPENAI))["error"]
+    assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
+    refusal = Refusal(402, "it cannot pay", Explanation(Outcome.REJECTED, "billing", "claude"), code="billing")
+    assert json.loads(refusal.body(ErrorShape.ANTHROPIC))["error"]["type"] == "billing_error"
 
 
 def test_a_repeat_is_refused_for_the_predicted_wait_and_no_longer():
     calls = RefusedCalls(size=2)
-    calls.remember(b"a", refuse(429, Reason.PREDICTED_WAIT, "x", retry_after=10.0), now=100.0)
-    calls.remember(b"n", refuse(429, Reason.NEVER_FITS, "x"), now=100.0)
-    found = calls.find(b"a", 104.0)
+    calls.remember(b"a", refuse(429, Reason.PREDICTED_WAIT, "x", retry_after=10.0), 10.0, 100.0, "v1")
+    calls.remember(b"n", refuse(429, Reason.BILLING, "x"), 20.0, 100.0, "v1")
+    found = calls.find(b"a", 104.0, "v1")
     assert found is not None
     assert found.retry_after == pytest.approx(6.0)
     assert found.explanation.reason == "repeat_refused"
-    assert calls.find(b"n", 100.0) is None
-    assert calls.find(b"a", 110.0) is None
+    unpaid = calls.find(b"n", 110.0, "v1")
+    assert unpaid is not None
+    assert unpaid.retry_after is None
+    assert calls.find(b"n", 111.0, "v2") is None, "a new configuration may let it through"
+    assert calls.find(b"a", 110.0, "v1") is None
     for name in (b"b", b"c", b"d"):
-        calls.remember(name, refuse(429, Reason.PREDICTED_WAIT, "x", retry_after=1e9), now=0.0)
+        calls.remember(name, refuse(429, Reason.PREDICTED_WAIT, "x", retry_after=1e9), 1e9, 0.0, "v1")
     assert len(calls) == 2
-    assert calls.find(b"d", 59.0) is not None
-    assert calls.find(b"d", 61.0) is None
+    assert calls.find(b"d", 86_399.0, "v1") is not None
+    assert calls.find(b"d", 86_401.0, "v1") is None
 
 
 def test_a_safe_share_is_all_or_nothing_and_refills_evenly():

@@ -41,6 +41,7 @@ from sluicegate.wire.words import ErrorClass, Outcome, Reason
 _MAX_ERROR_BODY = 1024 * 1024
 EMBEDS = (Wire.EMBEDDINGS, Wire.EMBED)
 _NETWORK = Verdict(ErrorClass.NETWORK)
+_NOT_SENT = Verdict(ErrorClass.INVALID)  # refused here: it says nothing of the pool
 
 
 class Call:
@@ -155,7 +156,7 @@ class Call:
                 inbound, books.estimate, books.notes = shorter.inbound, shorter.estimate, shorter.headers()
         way = way_of(inbound, grant, self._s.broker.routes, self._s.credentials)
         if isinstance(way, Refusal):
-            books.finish(Step.UNSENDABLE, _NETWORK, dispatched=False)
+            books.finish(Step.UNSENDABLE, _NOT_SENT, dispatched=False)
             return await self._ending.refuse(way)
         provider = way.provider
         try:

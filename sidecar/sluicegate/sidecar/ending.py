@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from sluicegate.sidecar.books import Books
 from sluicegate.sidecar.cache import CachedAnswer, answer_key
 from sluicegate.sidecar.core.degraded import degraded_answer
-from sluicegate.sidecar.core.errors import Explanation, Refusal, status_of
+from sluicegate.sidecar.core.errors import Explanation, Original, Refusal, status_of
 from sluicegate.sidecar.core.plan import Step
 from sluicegate.sidecar.core.verdict import Verdict
 from sluicegate.sidecar.inbound import Inbound
@@ -21,10 +21,10 @@ from sluicegate.sidecar.services import Services
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
-from sluicegate.wire.words import ErrorClass, Outcome, Reason
+from sluicegate.wire.words import Outcome, Reason
 
 _GRACE = 1.0
-_BUDGET = 429
+_MOST_REPEATED = 4096  # bytes of a provider's response that a repeat gets again
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,23 @@ class Failure:
     body: bytes = b""
     message: str = ""
     final: bool = False
+
+
+def _unreachable(failure: Failure, refusal: Refusal) -> Refusal:
+    status = 504 if "within" in failure.message or "nothing for" in failure.message else 502
+    text = f"the provider could not be reached: {failure.message}"
+    return Refusal(status, text, refusal.explanation, refusal.retry_after)
+
+
+def _repeatable(failure: Failure, refusal: Refusal) -> Refusal:
+    """What the app got for a failed call, so that its repeat gets the same."""
+    if failure.headers is None:
+        return _unreachable(failure, refusal)
+    if len(failure.body) > _MOST_REPEATED:
+        return refusal
+    ours = ("content-length", "x-should-retry", "retry-after", "retry-after-ms")
+    kept = tuple((name, value) for name, value in failure.headers.items() if name.lower() not in ours)
+    return replace(refusal, original=Original(failure.status, kept, failure.body))
 
 
 class Ending:
@@ -67,21 +84,21 @@ class Ending:
         self._books.plan.advance(Step.REJECT)
         retry_after = convert.from_duration(reject.retry_after) if reject.HasField("retry_after") else None
         books = self._books
-        explanation = Explanation(
-            Outcome.REJECTED, reject.reason, reject.pool, books.waited, books.attempts, reject.binding_limit
-        )
+        unpaid = reject.reason == Reason.BILLING.value  # no wait of the app's and no smaller call would help
+        binding = "" if unpaid else reject.binding_limit
         refusal = Refusal(
-            status_of(reject.reason),
+            status_of(reject.reason, self._in.shape),
             reject.message or f"refused: {reject.reason}",
-            explanation,
-            retry_after,
+            Explanation(Outcome.REJECTED, reject.reason, reject.pool, books.waited, books.attempts, binding),
+            None if unpaid else retry_after,
             reject.reason,
-            reject.mitigation,
-            reject.fits_now,
+            "" if unpaid else reject.mitigation,
+            0 if unpaid else reject.fits_now,
         )
-        if refusal.status == _BUDGET and (failure is None or failure.verdict.error_class is ErrorClass.QUOTA):
-            # What else failed says nothing about the next time, and its repeat must not look like a rate limit.
-            self._s.refused.remember(self._in.key, refusal, time.monotonic())
+        if retry_after is not None:
+            known = refusal if failure is None else _repeatable(failure, refusal)
+            version = self._s.broker.routes.version
+            self._s.refused.remember(self._in.key, known, retry_after, time.monotonic(), version)
         if failure is not None:
             return await self.fail(failure, refusal)
         return await self.refuse(refusal)
@@ -90,9 +107,7 @@ class Ending:
         """The provider's own response, or where there was none a refusal that says so."""
         if failure.headers is not None:
             return await self.original(failure, refusal)
-        status = 504 if "within" in failure.message or "nothing for" in failure.message else 502
-        text = f"the provider could not be reached: {failure.message}"
-        return await self.refuse(Refusal(status, text, refusal.explanation, refusal.retry_after))
+        return await self.refuse(_unreachable(failure, refusal))
 
     async def original(self, failure: Failure, refusal: Refusal | None = None) -> web.StreamResponse:
         """The provider's own response; no SDK shall repeat it by itself."""

@@ -117,7 +117,7 @@ class Proxy:
             if not place.api.model_needed and "model" not in body:
                 return await self._pass_through(request, target, raw)
             inbound = self._understand(request, target, place, shape, raw, body)
-            known = self._s.refused.find(inbound.key, time.monotonic())
+            known = self._s.refused.find(inbound.key, time.monotonic(), self._s.broker.routes.version)
             if known is not None:
                 raise RefusedError(known)
             return await self._serve(request, inbound)
@@ -252,7 +252,11 @@ class Proxy:
     async def _refuse(self, request: web.BaseRequest, refusal: Refusal, shape: ErrorShape) -> web.StreamResponse:
         explanation = refusal.explanation
         self._s.metrics.calls.labels("", explanation.outcome.value, explanation.reason).inc()
-        headers: CIMultiDict[str] = CIMultiDict(refusal.headers())
+        original = refusal.original
+        headers: CIMultiDict[str] = CIMultiDict(original.headers if original is not None else ())
+        headers.update(refusal.headers())
+        if original is not None:
+            return WholeResponse(status=original.status, headers=headers, body=original.body)
         headers["content-type"] = "application/json"
         return WholeResponse(status=refusal.status, headers=headers, body=refusal.body(shape))
 

@@ -117,13 +117,21 @@ def _build(said: Mapping[str, tuple[str, str]], defaults: Asked, wall_now: datet
 
 
 def baggage_members(value: str) -> list[tuple[str, str]]:
-    """Members of one `baggage` header: key and percent-decoded value, properties left out."""
+    """Members of one `baggage` header: key and percent-decoded value, properties left out, but for the steps of our
+    chain, which look like some unless they are encoded. Raises InvalidValueError for a comma in ours that is not."""
     members: list[tuple[str, str]] = []
     for part in value[:16_384].split(","):
-        member, _, _ = part.partition(";")
+        member, _, properties = part.partition(";")
         key, equals, text = member.partition("=")
+        key = key.strip()
         if equals:
-            members.append((key.strip(), unquote(text.strip())))
+            if key == f"{BAGGAGE_PREFIX}chain":
+                steps = [part for part in properties.split(";") if part.strip().startswith(("step=", "of="))]
+                text = ";".join([text, *steps])
+            members.append((key, unquote(text.strip())))
+        elif part.strip() and members and members[-1][0].startswith(BAGGAGE_PREFIX):
+            where = f"baggage member {members[-1][0]}"
+            raise InvalidValueError(where, part.strip(), "values whose commas are percent-encoded, as %2C")
     return members
 
 

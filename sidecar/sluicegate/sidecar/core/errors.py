@@ -32,6 +32,7 @@ _OPENAI_TYPES = {
 }
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
+    402: "billing_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
@@ -41,7 +42,8 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-_MISTRAL_TYPES = {**_OPENAI_TYPES, 429: "rate_limited"}
+_MISTRAL_TYPES = {**_OPENAI_TYPES, 402: "payment_required", 429: "rate_limited"}
+_UNPAID = "insufficient_quota"  # OpenAI's type and code of a 429 that waiting does not cure
 _GOOGLE_STATUS = {
     400: "INVALID_ARGUMENT",
     403: "PERMISSION_DENIED",
@@ -69,8 +71,11 @@ _STATUS = {
 }
 
 
-def status_of(reason: str) -> int:
-    """The HTTP status of a refusal: 429 for whatever a wait may cure, also for words that are not known here."""
+def status_of(reason: str, shape: ErrorShape) -> int:
+    """The HTTP status of a refusal: 429 for whatever a wait may cure, also for words that are not known here; of an
+    account that cannot pay, its provider's own."""
+    if reason == Reason.BILLING.value:
+        return 402 if shape in (ErrorShape.ANTHROPIC, ErrorShape.MISTRAL) else 429
     try:
         return _STATUS.get(Reason(reason), 429)
     except ValueError:
@@ -109,6 +114,15 @@ def _clean(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """The provider's own response that the app got in place of a refusal."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A final refusal. `retry_after`: predicted seconds, None: a repeat has no chance. `code`: for programs."""
 
@@ -119,6 +133,7 @@ class Refusal:
     code: str = ""
     mitigation: str = ""
     fits_now: int = 0
+    original: Original | None = None
 
     def headers(self) -> list[tuple[str, str]]:
         """All headers of the refusal but its content's."""
@@ -139,6 +154,8 @@ class Refusal:
         match shape:
             case ErrorShape.OPENAI:
                 kind = _OPENAI_TYPES.get(self.status, "server_error")
+                if code == Reason.BILLING.value:
+                    kind = code = _UNPAID
                 openai = {"message": self.message, "type": kind, "param": None, "code": code}
                 return orjson.dumps({"error": openai})
             case ErrorShape.ANTHROPIC:
@@ -171,7 +188,7 @@ class Refusal:
     def repeated(self, wait: float) -> Refusal:
         """The refusal of a repeat, `wait` seconds before the call has a chance."""
         explanation = replace(self.explanation, reason=Reason.REPEAT_REFUSED.value, waited=0.0, attempts=0)
-        return replace(self, explanation=explanation, retry_after=wait)
+        return replace(self, explanation=explanation, retry_after=None if self.retry_after is None else wait)
 
 
 def refuse(status: int, reason: Reason, message: str, *, retry_after: float | None = None, pool: str = "") -> Refusal:
