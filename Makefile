@@ -45,7 +45,7 @@ test-cluster: setup ## a real one-node cluster of this machine's own: helm insta
 
 test: setup lint tools ## lint, the whole test suite with branch coverage, then the cluster level where it can be
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n 2 --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/pytest -n 2 --dist loadgroup --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=85
 	$(CLUSTER)  # last, so that its word is the last where there can be none
 
 lint: setup ## style, types, and who may import whom

@@ -13,6 +13,7 @@ from sluicegate.cli.load import Progress, plan
 SECONDS = 45.0
 
 
+@pytest.mark.xdist_group("real time")  # never side by side
 @pytest.mark.timeout(180)
 async def test_three_times_the_limit_without_a_quota_429(tmp_path: Path) -> None:
     ran = await comparison.run_scheduled(
@@ -34,6 +35,7 @@ async def test_three_times_the_limit_without_a_quota_429(tmp_path: Path) -> None
     assert missed == []
 
 
+@pytest.mark.xdist_group("real time")  # never side by side
 @pytest.mark.timeout(180)
 async def test_with_foreign_use_of_the_keys_no_app_sees_a_quota_429(tmp_path: Path) -> None:
     ran = await comparison.run_scheduled(

@@ -22,6 +22,7 @@ from sluicegate.broker.config_watch import ConfigWatch
 from sluicegate.broker.configuration import Configuration
 from sluicegate.broker.core.config import EMPTY
 from sluicegate.broker.decisions import DecisionLog
+from sluicegate.broker.failures import FailureLog
 from sluicegate.broker.introspection import ConfigService, IntrospectionService
 from sluicegate.broker.metrics import Metrics
 from sluicegate.broker.runtime import Runtime
@@ -97,6 +98,7 @@ async def _start(settings: Settings, stack: contextlib.AsyncExitStack) -> Runnin
     metrics = Metrics(runtime, sessions, configuration, decisions, settings.max_tenant_labels)
     runtime.add_witness(metrics)
     runtime.add_witness(decisions)
+    runtime.add_witness(FailureLog())
     configuration.on_applied.append(sessions.configured)
     watch = None
     if settings.config is not None:

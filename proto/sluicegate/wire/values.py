@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sluicegate.wire.words import Latency, Resource
 
+_HOUR = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -130,3 +132,11 @@ class QuotaRejection:
     never_fits: bool = False
     limit: float | None = None
     requested: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which quota, for counting and logging apart: quota_daily, quota_requests, quota_tokens, quota_input_tokens,
+        quota_output_tokens; quota: the provider named none."""
+        if self.window is not None and self.window > _HOUR:
+            return "quota_daily"
+        return "quota" if self.resource is None else f"quota_{self.resource}"

@@ -117,12 +117,15 @@ class Settled:
     party: Party
     pool: str
     error_class: str
+    """As ErrorClass, but quota by its kind (QuotaRejection.kind)."""
     reserved_tokens: float
     used_tokens: int | None
     input_tokens: int
     output_tokens: int
     estimated_input: int = 0
     """Input tokens that were expected, as calibrated."""
+    opened: bool = False
+    """Whether the pool's circuit opened because of it."""
 
 
 Effect = Granted | FellBack | Rejected | Requeued | Decision | Settled

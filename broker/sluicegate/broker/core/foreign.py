@@ -11,7 +11,7 @@ between, and the smaller result counts. It counts only for a while after real ev
 bound or a quota 429: overlaps alone must never look like foreign use. Sums over sliding spans of some ten seconds are
 smoothed, and rounding is taken off. The rate comes off the refill.
 
-Foreign calls come in lumps, so a margin is held as well: the rate x the age of the newest figure, two deviations of a
+Foreign calls come in lumps, so a margin is held as well: the rate x the age of the newest figure, three deviations of a
 Poisson stream of such lumps, and one lump. A lump is what the account lay above its upper bound, the largest of late
 (our own calls' size until one was seen); the rate for the margin is the highest of late, since between two lumps nobody
 is seen for a while. A margin is a stock, held once: it costs no rate, so it may be generous. A quota 429 grows it, time
@@ -185,7 +185,7 @@ class ForeignUse:
             return 0.0
         age = 0.0 if self._seen is None else max(0.0, now - self._seen)
         lump = max(lump, quantum)
-        return min(0.5 * size, rate * age + 2 * math.sqrt(rate * age * lump) + lump + boost)
+        return min(0.5 * size, rate * age + 3 * math.sqrt(rate * age * lump) + lump + boost)
 
     def caution(self, now: float, quantum: float, size: float) -> float:
         """What to leave of a large first pile while it is too early to tell: one call, until spans were compared."""

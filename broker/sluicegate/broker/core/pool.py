@@ -293,7 +293,9 @@ class Pool:
         line = self._line
         ready = now
         del line.granted[call.call_id]
-        line.breaker.ended(call.epoch, event.error_class, now, retry_after=event.retry_after, sent=event.dispatched)
+        opened = line.breaker.ended(
+            call.epoch, event.error_class, now, retry_after=event.retry_after, sent=event.dispatched
+        )
         if event.error_class is ErrorClass.QUOTA and event.dispatched:
             ready = line.budget.reject(call.call_id, event.quota or QuotaRejection(retry_after=event.retry_after), now)
             final: Charge | None = Charge()
@@ -320,12 +322,13 @@ class Pool:
                 call.call_id,
                 call.party,
                 line.config.name,
-                str(event.error_class),
+                _kind(event),
                 call.charge.tokens or call.charge.input_tokens + call.charge.output_tokens,
                 None if usage is None else usage.total,
                 0 if usage is None else usage.input_tokens,
                 0 if usage is None else usage.output_tokens,
                 call.estimate.input_tokens,
+                opened,
             )
         )
         return ready, event.error_class is not ErrorClass.NONE or charge != call.charge or flow.ceilings is not None
@@ -366,3 +369,9 @@ class Pool:
                 line.send_away(call, now)
             else:
                 line.check(call, now, 1.0)
+
+
+def _kind(event: Settle) -> str:
+    if event.error_class is not ErrorClass.QUOTA:
+        return str(event.error_class)
+    return (event.quota or QuotaRejection()).kind
