@@ -27,10 +27,11 @@ TOKEN_DIR, KEYS_DIR = "/var/run/sluicegate/token", "/var/run/sluicegate/credenti
 _URL = f"http://127.0.0.1:{PORT}"
 
 BASE_URLS: Mapping[str, str] = {
+    # Not OPENAI_API_BASE too: LangChain's Azure embeddings refuse to start where it is set.
     "OPENAI_BASE_URL": f"{_URL}/openai/v1",
-    "OPENAI_API_BASE": f"{_URL}/openai/v1",  # openai before 1.0, and LangChain
     "AZURE_OPENAI_ENDPOINT": f"{_URL}/azure",
     "ANTHROPIC_BASE_URL": f"{_URL}/anthropic",
+    "ANTHROPIC_VERTEX_BASE_URL": f"{_URL}/vertex/v1",
     "GOOGLE_GEMINI_BASE_URL": f"{_URL}/google",
     "GOOGLE_VERTEX_BASE_URL": f"{_URL}/vertex",
     "MISTRAL_BASE_URL": f"{_URL}/mistral/v1",  # LangChain; Mistral's own SDK takes server_url only
