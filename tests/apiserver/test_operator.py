@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from sluicegate.broker.core.units import Workload
 from sluicegate.broker.main import RunningBroker, Settings, start_broker
+from sluicegate.cli.programme import tenant_of
 from tests.cluster.control_plane import ControlPlane, free_port
 
 WITHIN = 20.0
 NAMESPACE = "operator-test"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 POOL: dict[str, Any] = {
     "apiVersion": "sluicegate.dev/v1alpha1",
@@ -53,6 +57,14 @@ def conditions(plane: ControlPlane, *what: str) -> dict[str, tuple[str, str, int
     return {
         c["type"]: (c["status"], c["reason"], c.get("observedGeneration", 0)) for c in found["status"]["conditions"]
     }
+
+
+def generations(plane: ControlPlane, *what: str) -> list[int]:
+    """Of which generation the status and each of its three conditions speak."""
+    status = plane.get(*what)["status"]
+    found = [status.get("observedGeneration", 0), *(c.get("observedGeneration", 0) for c in status["conditions"])]
+    assert len(found) == 4
+    return found
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -119,6 +131,7 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
             plane.apply(changed(POOL, access=access), POLICY)
             await until(lambda: reasons("ppool", "operated") == ready, "the pool is programmed")
             await until(lambda: reasons("tpol", "tenant", "-n", NAMESPACE) == ready, "the policy is programmed")
+            assert set(generations(plane, "ppool", "operated")) == {1}
             snapshot = running.configuration.compiled.snapshot
             assert snapshot.pools["operated"].access is not None
             assert snapshot.pools["operated"].access[0].namespaces == (NAMESPACE,)
@@ -132,6 +145,9 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
             plane.apply(changed(POLICY, weight=7))
             await until(
                 lambda: running.configuration.compiled.snapshot.tenants[f"{NAMESPACE}/tenant"].weight == 7, "the change"
+            )
+            await until(
+                lambda: set(generations(plane, "tpol", "tenant", "-n", NAMESPACE)) == {2}, "each condition is of it"
             )
             plane.kubectl("label", "namespace", NAMESPACE, "plan-")
             await until(
@@ -167,6 +183,63 @@ async def test_a_resource_that_turns_bad_keeps_its_last_good_version_and_says_so
             await until(lambda: "operated" in running.configuration.compiled.snapshot.pools, "the last good version")
             plane.apply(POOL)
             await until(lambda: state() == ("Accepted", "Programmed"), "good again")
+
+
+async def test_of_two_policies_for_one_workload_the_older_holds_and_the_other_is_told(
+    plane: ControlPlane, namespace: None, tmp_path: Path
+):
+    def named(name: str, **spec: Any) -> dict[str, Any]:
+        return {**POLICY, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+    def told(name: str) -> tuple[str, str]:
+        accepted, *_ = plane.get("tpol", name, "-n", NAMESPACE)["status"]["conditions"]
+        return accepted["reason"], accepted["message"]
+
+    def tenant(account: str) -> str:
+        return tenant_of(running.configuration.compiled.snapshot, Workload(NAMESPACE, account)).name
+
+    port = free_port()
+    async with broker(port) as running:
+        with operator(plane, port, tmp_path):
+            plane.apply(POOL, named("z-older", workloads=[{"serviceAccount": "chat"}]), named("everyone"))
+            await until(lambda: told("z-older")[0] == told("everyone")[0] == "Accepted", "both are taken")
+            await asyncio.sleep(1.1)  # creationTimestamp counts seconds
+            accounts = [{"serviceAccount": "chat"}, {"serviceAccount": "ingest"}]
+            plane.apply(named("a-younger", workloads=accounts))
+            await until(lambda: told("a-younger")[0] == "AcceptedWithWarnings", "the younger is told")
+            message = told("a-younger")[1]
+            assert "ServiceAccount chat" in message
+            assert f"{NAMESPACE}/z-older" in message
+            assert "ingest" not in message
+            assert told("z-older")[0] == told("everyone")[0] == "Accepted"
+            assert tenant("chat") == f"{NAMESPACE}/z-older"
+            assert tenant("ingest") == f"{NAMESPACE}/a-younger"
+            assert tenant("other") == f"{NAMESPACE}/everyone"
+        # What happens while the operator is away is missed for good, and made good by the next list.
+        plane.kubectl("delete", "tpol", "z-older", "-n", NAMESPACE)
+        plane.apply(named("everyone", weight=9))
+        with operator(plane, port, tmp_path):
+            await until(lambda: tenant("chat") == f"{NAMESPACE}/a-younger", "the older one is gone")
+            assert running.configuration.compiled.snapshot.tenants[f"{NAMESPACE}/everyone"].weight == 9
+            await until(lambda: told("a-younger")[0] == "Accepted", "nothing is in its way")
+
+
+async def test_the_examples_come_into_effect_as_the_readme_says(plane: ControlPlane, namespace: None, tmp_path: Path):
+    documents = [d for path in sorted(EXAMPLES.glob("*.yaml")) for d in yaml.safe_load_all(path.read_text())]
+    for name in {d["metadata"]["namespace"] for d in documents if "namespace" in d["metadata"]}:
+        plane.kubectl("create", "namespace", name, check=False)
+    plane.kubectl("apply", "-f", str(EXAMPLES))
+    port = free_port()
+    async with broker(port) as running:
+        with operator(plane, port, tmp_path):
+            wait = ("wait", "--for=condition=Ready", f"--timeout={WITHIN:g}s", "--all", "-A", "ppool,tpol")
+            await asyncio.to_thread(plane.kubectl, *wait)
+            for document in documents:
+                where = ("-n", document["metadata"]["namespace"]) if "namespace" in document["metadata"] else ()
+                found = conditions(plane, document["kind"], document["metadata"]["name"], *where)
+                assert found["Accepted"][1] == "Accepted", document["metadata"]
+            snapshot = running.configuration.compiled.snapshot
+            assert len(snapshot.pools) + len(snapshot.tenants) == len(documents) > 0
 
 
 async def test_while_the_broker_is_away_conditions_say_so_and_its_return_is_noticed(

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from sluicegate.broker.core import manifests
 from sluicegate.broker.core.documents import Compiled, compile_documents
+from sluicegate.broker.core.events import Acquire
 from sluicegate.broker.core.findings import Severity
 from sluicegate.broker.core.manifests import RawDocument
 from sluicegate.broker.core.references import globs_meet
-from sluicegate.broker.core.units import MeterKey
-from sluicegate.wire.values import UseCached, UseDegraded, UseModel, UsePool
+from sluicegate.broker.core.resolve import Resolver
+from sluicegate.broker.core.units import MeterKey, Workload
+from sluicegate.wire.values import Estimate, UseCached, UseDegraded, UseModel, UsePool
 from sluicegate.wire.words import LearnLimits, Resource
 
 
@@ -335,3 +337,18 @@ def test_globs_that_meet_are_symmetric(one: str, other: str) -> None:
     assert globs_meet(one, other) == globs_meet(other, one)
     assert globs_meet(one, one)
     assert globs_meet(one, "*")
+
+
+def test_of_two_policies_for_one_workload_the_older_gets_it_whatever_their_names() -> None:
+    older, younger = policy("z"), policy("a")
+    older["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    younger["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
+    result = compiled(younger, older)
+    (finding,) = result.findings
+    assert finding.document == "TenantPolicy ns/a"
+    assert "selected by ns/z as well" in finding.message
+    acquire = Acquire("", "", Workload("ns", "x"), None, "", Estimate(0))
+    assert Resolver(result.snapshot, trust_claims=False).tenant(acquire) == result.snapshot.tenants["ns/z"]
+    # The version says so too: a policy that is made again comes after the others.
+    older["metadata"]["creationTimestamp"] = "2026-01-03T00:00:00Z"
+    assert compiled(younger, older).snapshot.version != result.snapshot.version

@@ -4,8 +4,9 @@
 Theory of operation. A `Keyring` holds the authority, the certificate that is served, and a bundle of every authority
 that a peer may still meet. An authority lives ten years, a certificate 90 days; either is renewed when two thirds of
 its life are over. A new authority joins the bundle together with the old one, which leaves when it has expired, so
-that a peer which trusts the bundle of yesterday still trusts what is served today, and the other way round: the new
-authority issues nothing until it has been in the bundle for `OVERLAP`.
+that a peer which trusts a former bundle still trusts what is served today, and the other way round: the new authority
+issues nothing until it has been in the bundle for `OVERLAP`. That is long, since a pod keeps the bundle with which it
+was injected for as long as it lives.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_LIFE = dt.timedelta(days=3_650)
 LIFE = dt.timedelta(days=90)
-OVERLAP = dt.timedelta(days=1)
+OVERLAP = dt.timedelta(days=365)
 _SKEW = dt.timedelta(minutes=10)
 
 

@@ -121,7 +121,7 @@ def _keep(
 def _tables(
     good: Iterable[_Good],
 ) -> tuple[dict[str, PoolConfig], dict[str, TenantConfig], dict[tuple[str, str], str]]:
-    """Pools and tenants by name, older first, so that where two select one workload the older comes first."""
+    """Pools and tenants by name, older first: where two select one workload, the first takes it."""
     pools: dict[str, PoolConfig] = {}
     tenants: dict[str, TenantConfig] = {}
     sources: dict[tuple[str, str], str] = {}
@@ -289,10 +289,11 @@ def _is_secret(loc: tuple[str | int, ...]) -> bool:
 
 
 def _version(pools: Mapping[str, PoolConfig], tenants: Mapping[str, TenantConfig]) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of the content; the order of documents does not matter."""
+    """The first 16 hexadecimal digits of the SHA-256 of the content; the order in which documents came does not matter."""
     content = {
         "pools": {name: dataclasses.asdict(pool) for name, pool in pools.items()},
         "tenants": {name: dataclasses.asdict(tenant) for name, tenant in tenants.items()},
+        "precedence": [*tenants],
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -86,8 +86,7 @@ class Resolver:
                     self._exact.setdefault(model, []).append(pool)
         self._refusing = {pool.provider for pool in snapshot.pools.values() if pool.unmanaged is Unmanaged.REJECT}
         self._by_namespace: dict[str, list[TenantConfig]] = {}
-        for name in sorted(snapshot.tenants):
-            tenant = snapshot.tenants[name]
+        for tenant in snapshot.tenants.values():  # those that take precedence first
             self._by_namespace.setdefault(tenant.namespace, []).append(tenant)
         self._tenants: dict[tuple[str, str], TenantConfig] = {}
         self._standings: dict[tuple[str, str], Standing] = {}
