@@ -38,8 +38,9 @@ CLIENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "google-genai": (lambda: genai.Client()._api_client._http_options.base_url, "/google"),
     "google-genai, Vertex": (
         lambda: (
-            genai.Client(vertexai=True, project="p", location="l", credentials=AnonymousCredentials())
-            ._api_client._http_options.base_url
+            genai.Client(
+                vertexai=True, project="p", location="l", credentials=AnonymousCredentials()
+            )._api_client._http_options.base_url
         ),
         "/vertex",
     ),

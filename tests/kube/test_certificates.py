@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import deque
 
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
@@ -44,11 +45,14 @@ def test_another_host_gets_a_certificate_at_once():
 def test_fifteen_years_of_daily_checks_break_no_trust():
     now, ring, authorities = START, renew(None, "broker", HOSTS, START), set[bytes]()
     yesterday = ring
+    injected = deque([ring.bundle], maxlen=OVERLAP.days)  # what the pods of the last year were given
     while now < START + AUTHORITY_LIFE * 1.5:
-        now += OVERLAP / 2
+        now += dt.timedelta(days=1)
         ring = renew(ring, "broker", HOSTS, now)
+        injected.append(ring.bundle)
         authorities.add(ring.authority.certificate)
         if ring is not yesterday:
+            assert trusted(injected[0], ring, now), "a pod that runs for a year"
             assert trusted(ring.bundle, ring, now)
             assert trusted(yesterday.bundle, ring, now), "a peer with the bundle of the check before"
             assert trusted(ring.bundle, yesterday, now), "a server that has not taken the new certificate yet"
