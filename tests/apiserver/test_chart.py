@@ -30,7 +30,7 @@ CLUSTER_WIDE = {
 SWITCHES = ["tls.enabled=false", "auth.enabled=false", "injector.enabled=false", "networkPolicy.enabled=true"]
 MATRIX = [
     *(list(chosen) for size in (0, 1, 2) for chosen in itertools.combinations(SWITCHES, size)),
-    ["requireInjection.enabled=true", "podDisruptionBudget.enabled=false", "crds.keep=false"],
+    ["requireInjection.enabled=true", "podDisruptionBudget.enabled=false", "crds.keep=false", "tls.keep=false"],
     ["requireInjection.enabled=true", "requireInjection.actions={Warn,Audit}", "rbac.aggregateView=false"],
     ["tls.existingSecret=mine", "injector.existingSecret=mine", "injector.caBundle=Y2E="],
     ["fullnameOverride=other", "image.digest=sha256:" + "0" * 64, "imagePullSecrets={a,b}", "commonLabels.team=x"],
@@ -127,14 +127,38 @@ def test_the_definitions_in_the_chart_are_current():
     assert written == texts(), "run `make crds`"
 
 
-def test_uninstalling_keeps_policies_unless_told_otherwise():
+def test_uninstalling_keeps_policies_and_what_running_pods_trust_unless_told_otherwise():
     def kept(*arguments: str) -> set[str]:
-        crds = [d for d in rendered(*arguments) if d["kind"] == "CustomResourceDefinition"]
-        assert len(crds) == 2
-        return {str(crd["metadata"]["annotations"].get("helm.sh/resource-policy")) for crd in crds}
+        held = [
+            d for d in rendered(*arguments) if "helm.sh/resource-policy" in (d["metadata"].get("annotations") or {})
+        ]
+        return {f"{d['kind']} {d['metadata']['name']}" for d in held}
 
-    assert kept() == {"keep"}
-    assert kept("--set", "crds.keep=false") == {"None"}
+    definitions = {"CustomResourceDefinition providerpools.sluicegate.dev"}
+    definitions |= {"CustomResourceDefinition tenantpolicies.sluicegate.dev"}
+    assert kept() == definitions | {"Secret release-sluicegate-broker-tls"}
+    assert kept("--set", "crds.keep=false", "--set", "tls.keep=false") == set()
+
+
+def test_each_part_is_probed_spread_protected_and_by_digest():
+    digest = "sha256:" + "a" * 64
+    documents = rendered("--set", f"image.digest={digest}", "--set", "image.repository=registry.example/own")
+    parts = {d["metadata"]["name"]: d for d in documents if d["kind"] == "Deployment"}
+    assert len(parts) == 3
+    budgets = {d["metadata"]["name"]: d["spec"]["maxUnavailable"] for d in documents if "DisruptionB" in d["kind"]}
+    assert budgets == dict.fromkeys(parts, 1), "which never keeps a node from being drained"
+    for name, deployment in parts.items():
+        spec = deployment["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        assert container["image"] == f"registry.example/own@{digest}"
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        if deployment["spec"]["replicas"] > 1:
+            assert spec["topologySpreadConstraints"], name
+        else:
+            assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    (injector,) = parts["release-sluicegate-injector"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "SLUICEGATE_INJECTOR_IMAGE", "value": f"registry.example/own@{digest}"} in injector["env"]
 
 
 def test_nobody_gets_more_rights_than_their_part_needs():

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sluicegate.operator.core.crds import RULES
 from tests.cluster.control_plane import ControlPlane
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -67,6 +70,11 @@ BAD = [
     (POOL, {"endpoint": "https://user:secret@api.openai.com"}, "no user or password"),
     (POOL, {"endpoint": "https://api.openai.com/v1?key=1"}, "no ?"),
     (POOL, {"tiers": [{"name": "A", "guaranteedPercent": 60}, {"name": "B", "guaranteedPercent": 50}]}, "at most 100"),
+    (
+        POOL,
+        {"tiers": [{"name": n, "reservedHeadroomPercent": 51} for n in "AB"]},
+        "reservedHeadroomPercent of all tiers must be at most 100 in sum",
+    ),
     (POOL, {"tiers": [{"name": "A", "guaranteedPercent": 60, "ceilingPercent": 50}]}, "at least guaranteedPercent"),
     (POOL, {"tiers": [{"name": "A"}, {"name": "A"}]}, "Duplicate value"),
     (POOL, {"access": [{"maxTier": "Free"}]}, "either namespaces"),
@@ -95,6 +103,32 @@ def test_what_is_wrong_is_refused_in_words(
     assert words in said
 
 
+def test_every_rule_of_the_definitions_is_met_by_a_bad_document():
+    messages = {message for kind in RULES.values() for rules in kind.values() for _, message in rules}
+    unmet = {message for message in messages if not any(words in message for _, _, words in BAD)}
+    assert unmet == {"provider cannot change: make another pool"}, "which takes two documents: below"
+
+
+def test_kubectl_shows_what_a_person_asks_first(plane: ControlPlane):
+    plane.apply(changed(POOL), changed(POLICY, tier="Free", weight=7))
+
+    def rows(*what: str) -> dict[str, str]:
+        head, *lines = plane.kubectl("get", *what).stdout.splitlines()
+        starts = [match.start() for match in re.finditer(r"\S+", head)]
+        cut = [slice(a, b) for a, b in itertools.pairwise([*starts, None])]
+        (line,) = lines
+        return {head[part].strip(): line[part].strip() for part in cut}
+
+    pool = rows("ppool", "p")
+    assert list(pool) == ["NAME", "PROVIDER", "READY", "REASON", "AGE"]
+    assert (pool["PROVIDER"], pool["READY"], pool["REASON"]) == ("OpenAI", "Unknown", "Pending")
+    policy = rows("tpol", "t", "-n", "default", "-o", "wide")
+    assert list(policy) == ["NAME", "TIER", "WEIGHT", "READY", "REASON", "ACCEPTED", "PROGRAMMED", "AGE"]
+    assert [policy[name] for name in ("TIER", "WEIGHT", "READY", "ACCEPTED")] == ["Free", "7", "Unknown", "Unknown"]
+    both = plane.kubectl("get", "sluicegate", "-A", "-o", "name").stdout.split()
+    assert {"providerpool.sluicegate.dev/p", "tenantpolicy.sluicegate.dev/t"} <= set(both)
+
+
 def test_a_fresh_object_has_its_defaults_and_says_that_nobody_looked_at_it_yet(plane: ControlPlane):
     plane.apply(changed(POOL, tiers=[{"name": "A", "slo": {"waitTarget": "1s"}}]), POLICY)
     pool = plane.get("ppool", "p")
@@ -113,8 +147,5 @@ def test_a_fresh_object_has_its_defaults_and_says_that_nobody_looked_at_it_yet(p
     assert {(c["type"], c["status"], c["reason"]) for c in policy["status"]["conditions"]} == {
         (name, "Unknown", "Pending") for name in ("Accepted", "Programmed", "Ready")
     }
-    printed = plane.kubectl("get", "sluicegate", "-A").stdout
-    assert "PROVIDER" in printed
-    assert "TIER" in printed
     refused = plane.kubectl("apply", "-f", "-", stdin=json.dumps(changed(POOL, provider="Mistral")), check=False)
     assert "provider cannot change" in refused.stderr

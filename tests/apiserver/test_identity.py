@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import datetime as dt
+import functools
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,11 +21,12 @@ import grpc.aio
 import pytest
 from cryptography import x509
 
+from sluicegate.broker import identity, tls
 from sluicegate.broker.core import saved
 from sluicegate.broker.main import RunningBroker, Settings, start_broker
-from sluicegate.kube.certificates import LIFE, renew
-from sluicegate.kube.client import ObjectRef
-from sluicegate.kube.tls_secret import _data
+from sluicegate.kube.certificates import AUTHORITY_LIFE, LIFE, OVERLAP, Keyring, issue, renew
+from sluicegate.kube.client import Client, KubeError, ObjectRef, connect, from_kubeconfig
+from sluicegate.kube.tls_secret import _data, follow
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import (
     budget_service_pb2_grpc,
@@ -201,6 +205,53 @@ async def test_who_proves_nothing_gets_nothing_and_only_the_operator_configures(
         assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_reviews_are_remembered_for_a_while_shared_and_bounded(
+    plane: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    now = 1000.0
+    access = from_kubeconfig(plane.kubeconfig)
+    async with connect(access) as client:
+        reviews = identity.TokenReviews(client, AUDIENCE, lambda: now, time.time)
+        chat = token(plane, "chat", "acme")
+        found = await asyncio.gather(*(reviews.principal(chat) for _ in range(20)))
+        assert {str(principal) for principal in found} == {"acme/chat"}
+        assert reviews.asked == 1, "twenty callers with one token wait for one review"
+        now += identity._GOOD - 1
+        await reviews.principal(chat)
+        assert reviews.asked == 1
+        now += 2
+        await reviews.principal(chat)
+        assert reviews.asked == 2
+        for _ in range(3):
+            assert await reviews.principal("nonsense") is None
+        assert reviews.asked == 3
+        now += identity._BAD + 1
+        assert await reviews.principal("nonsense") is None
+        assert reviews.asked == 4
+
+        # While the API server is away what is known holds, and who is not known is nobody yet rather than refused.
+        monkeypatch.setattr(
+            reviews, "_client", Client(dataclasses.replace(access, url="https://127.0.0.1:9"), client._session)
+        )
+        assert str(await reviews.principal(chat)) == "acme/chat"
+        with pytest.raises(KubeError):
+            await reviews.principal("never seen")
+        monkeypatch.undo()
+
+        # A flood of tokens takes no more memory than so much.
+        monkeypatch.setattr(identity, "_MAX_KEPT", 5)
+        for number in range(12):
+            await reviews.principal(f"flood {number}")
+        assert len(reviews._kept) == 5
+        assert not reviews._asking
+
+        # Nothing is believed past a token's own end.
+        ended = identity.TokenReviews(client, AUDIENCE, lambda: now, lambda: time.time() + 100_000)
+        await ended.principal(chat)
+        await ended.principal(chat)
+        assert ended.asked == 2
+
+
 async def test_an_aged_certificate_is_renewed_and_plain_text_is_refused(plane: ControlPlane, settings: Settings):
     def serial(port: int) -> int:
         pem = ssl.get_server_certificate(("localhost", port), timeout=5)
@@ -221,6 +272,45 @@ async def test_an_aged_certificate_is_renewed_and_plain_text_is_refused(plane: C
         renewed = await asyncio.to_thread(serial, broker.port)
         assert renewed not in (first, x509.load_pem_x509_certificate(aged.served.certificate).serial_number)
         assert authorities(plane) == aged.bundle != bundle
+
+
+async def test_another_authority_is_taken_over_without_a_restart_and_breaks_nobody(
+    plane: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tls, "follow", functools.partial(follow, every=0.1))
+    now = dt.datetime.now(dt.UTC)
+    # Two thirds of the first authority's ten years are over; its successor has been published, and may issue from today.
+    begun = now - AUTHORITY_LIFE * 2 / 3 - OVERLAP
+    first = renew(
+        renew(None, "localhost", settings.tls_hosts, begun), "localhost", settings.tls_hosts, now - OVERLAP / 2
+    )
+    assert first.next_authority is not None
+    second = renew(first, "localhost", settings.tls_hosts, now + OVERLAP)
+    assert second.authority == first.next_authority
+    second = Keyring(second.authority, issue(second.authority, "localhost", settings.tls_hosts, now), second.bundle)
+    first = dataclasses.replace(first, served=issue(first.authority, "localhost", settings.tls_hosts, now))
+
+    def kept(ring: Keyring) -> None:
+        data = {key: base64.b64encode(value).decode() for key, value in _data(ring).items()}
+        metadata = {"name": "tls", "namespace": SYSTEM}
+        plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
+
+    def served(port: int) -> str:
+        return ssl.get_server_certificate(("localhost", port), timeout=5).strip()
+
+    kept(first)
+    async with running(settings) as broker, connected(plane, broker) as before:
+        assert await asyncio.to_thread(served, broker.port) == first.served.certificate.decode().strip()
+        await configure(before, token(plane, "operator"), POOL)
+        injected = authorities(plane)  # what a pod is given now, it has for as long as it lives
+        await asyncio.to_thread(kept, second)
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(served, broker.port) != second.served.certificate.decode().strip():
+                await asyncio.sleep(0.1)
+        await configure(before, token(plane, "operator"), POOL)
+        credentials = grpc.ssl_channel_credentials(injected)
+        async with grpc.aio.secure_channel(f"localhost:{broker.port}", credentials) as after:
+            await configure(after, token(plane, "operator"), POOL)
 
 
 async def test_a_broker_starts_from_what_the_operator_kept(plane: ControlPlane, settings: Settings):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -14,6 +16,7 @@ from google.auth.credentials import AnonymousCredentials
 from langchain_anthropic import ChatAnthropic
 from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings, ChatOpenAI, OpenAIEmbeddings
 
+from sluicegate.injector.annotations import TABLE
 from sluicegate.injector.patch import BASE_URLS, PORT
 
 KEYS = {
@@ -74,3 +77,9 @@ def test_an_address_that_the_program_gives_itself_still_wins():
     assert openai.OpenAI(base_url="https://elsewhere/v1").base_url == "https://elsewhere/v1/"
     azure = AzureOpenAIEmbeddings(azure_endpoint="https://elsewhere", azure_deployment="d")
     assert str(_langchain(azure).base_url) == "https://elsewhere/openai/deployments/d/"
+
+
+def test_the_documentation_names_every_variable_and_annotation():
+    words = set(re.findall(r"`([^`]+)`", (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text()))
+    assert set(BASE_URLS) <= words
+    assert {row.name for row in TABLE} <= words

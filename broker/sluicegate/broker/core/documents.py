@@ -289,7 +289,7 @@ def _is_secret(loc: tuple[str | int, ...]) -> bool:
 
 
 def _version(pools: Mapping[str, PoolConfig], tenants: Mapping[str, TenantConfig]) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of the content; the order in which documents came does not matter."""
+    """The first 16 hexadecimal digits of the SHA-256 of the content; in which order documents came does not matter."""
     content = {
         "pools": {name: dataclasses.asdict(pool) for name, pool in pools.items()},
         "tenants": {name: dataclasses.asdict(tenant) for name, tenant in tenants.items()},
