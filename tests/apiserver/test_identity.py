@@ -38,6 +38,7 @@ from sluicegate.v1 import (
 )
 from sluicegate.wire.errors import from_rpc_error
 from sluicegate.wire.words import Reason
+from tests.apiserver.test_operator import until
 from tests.cluster.control_plane import ControlPlane
 
 SYSTEM = "identity-test"
@@ -279,7 +280,7 @@ async def test_another_authority_is_taken_over_without_a_restart_and_breaks_nobo
 ):
     monkeypatch.setattr(tls, "follow", functools.partial(follow, every=0.1))
     now = dt.datetime.now(dt.UTC)
-    # Two thirds of the first authority's ten years are over; its successor has been published, and may issue from today.
+    # Two thirds of the first authority's ten years are over; its successor is published, and may issue from today.
     begun = now - AUTHORITY_LIFE * 2 / 3 - OVERLAP
     first = renew(
         renew(None, "localhost", settings.tls_hosts, begun), "localhost", settings.tls_hosts, now - OVERLAP / 2
@@ -304,9 +305,7 @@ async def test_another_authority_is_taken_over_without_a_restart_and_breaks_nobo
         await configure(before, token(plane, "operator"), POOL)
         injected = authorities(plane)  # what a pod is given now, it has for as long as it lives
         await asyncio.to_thread(kept, second)
-        async with asyncio.timeout(20):
-            while await asyncio.to_thread(served, broker.port) != second.served.certificate.decode().strip():
-                await asyncio.sleep(0.1)
+        await until(lambda: served(broker.port) == second.served.certificate.decode().strip(), "the new certificate")
         await configure(before, token(plane, "operator"), POOL)
         credentials = grpc.ssl_channel_credentials(injected)
         async with grpc.aio.secure_channel(f"localhost:{broker.port}", credentials) as after:

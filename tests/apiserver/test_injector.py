@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from sluicegate.kube.certificates import Keyring, renew
 from sluicegate.kube.client import ObjectRef, connect, from_kubeconfig
 from sluicegate.kube.tls_secret import _data, follow
 from tests.apiserver.test_chart import rendered, with_account
+from tests.apiserver.test_operator import until
 from tests.cluster.control_plane import ControlPlane, free_port
 
 SYSTEM = "injector-test"
@@ -261,11 +262,6 @@ async def test_another_authority_is_taken_over_without_a_restart_and_what_is_und
         hooks = plane.get("mutatingwebhookconfiguration", NAME)["webhooks"]
         return {base64.b64decode(hook["clientConfig"].get("caBundle", "")).decode() for hook in hooks}
 
-    async def until(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WITHIN):
-            while not await asyncio.to_thread(condition):
-                await asyncio.sleep(0.1)
-
     def kept(ring: Keyring) -> None:
         data = {key: base64.b64encode(value).decode() for key, value in _data(ring).items()}
         metadata = {"name": "rotated", "namespace": SYSTEM}
@@ -280,17 +276,19 @@ async def test_another_authority_is_taken_over_without_a_restart_and_what_is_und
         running = Injector(settings, client)
         await running.start()
         try:
-            await until(lambda: bundles() == {both.decode()})
-            await until(lambda: injected(created(plane, asked)[0]))
+            await until(lambda: bundles() == {both.decode()}, "both authorities in the bundle")
+            await until(lambda: injected(created(plane, asked)[0]), "injection")
             await asyncio.to_thread(kept, dataclasses.replace(other, bundle=both))
             served = other.served.certificate.decode().strip()
-            await until(lambda: ssl.get_server_certificate(("127.0.0.1", port), timeout=5).strip() == served)
+            await until(
+                lambda: ssl.get_server_certificate(("127.0.0.1", port), timeout=5).strip() == served, "the new one"
+            )
             assert injected((await asyncio.to_thread(created, plane, asked))[0])
             # Somebody applies a configuration without the bundle, as an older chart or a tool would.
             nothing = [{"op": "remove", "path": f"/webhooks/{i}/clientConfig/caBundle"} for i in (0, 1)]
             patch = ("patch", "mutatingwebhookconfiguration", NAME, "--type=json", "-p", json.dumps(nothing))
             await asyncio.to_thread(plane.kubectl, *patch)
-            await until(lambda: bundles() == {both.decode()})
+            await until(lambda: bundles() == {both.decode()}, "both authorities in the bundle")
         finally:
             await running.stop()
 

@@ -32,6 +32,11 @@ def until(condition: Callable[[], Any], what: str, within: float = 60.0) -> floa
     return time.monotonic() - begun
 
 
+def reason(line: Value) -> str:
+    """Why a call went as it did, as its response said."""
+    return str(line.get("headers", {}).get("x-sluicegate-reason") or line.get("error", ""))
+
+
 @dataclass
 class Installation:
     """What a user of the cluster does; `took` is from `helm install` to its end, seconds."""
@@ -51,7 +56,7 @@ class Installation:
         """helm install, the emulator, the pool and the tenants."""
         plane = self.node.plane
         self.begun = time.monotonic()
-        self.helm("install", RELEASE, str(CHECKOUT / "charts" / "sluicegate"), "--create-namespace", "--wait")
+        self.release()
         self.took["helm install"] = time.monotonic() - self.begun
         names = ("provider", "acme", "hobby")
         plane.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names))
@@ -59,6 +64,10 @@ class Installation:
         for name in ("acme", "hobby"):
             plane.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "app", "namespace": name}})
         plane.kubectl("rollout", "status", "-n", "provider", "deployment/emulator", "--timeout=60s")
+
+    def release(self) -> None:
+        """helm install, with default values."""
+        self.helm("install", RELEASE, str(CHECKOUT / "charts" / "sluicegate"), "--create-namespace", "--wait")
 
     def lines(self, namespace: str, selector: str = "app=app", *, previous: bool = False) -> list[Value]:
         """What the apps' pods have said, oldest first."""
@@ -70,6 +79,11 @@ class Installation:
     def since(self, namespace: str, moment: float) -> list[Value]:
         """Of those, the calls that began after `moment` (time.time())."""
         return [line for line in self.lines(namespace) if line["at"] > moment]
+
+    def scheduled(self, namespace: str) -> bool:
+        """Whether the broker decided on the app's last call, and it was served."""
+        lines = self.lines(namespace)
+        return bool(lines and lines[-1]["ok"]) and reason(lines[-1]) not in ("safe-share", "fail-open")
 
     def metrics(self) -> str:
         """The broker's page, through the API server."""

@@ -46,6 +46,13 @@ class Node:
         """Starts a process of the cluster; its output is in a file of its name."""
         self.processes.append(Process.start(name, command, self.plane.directory, start_new_session=True))
 
+    def kill(self, container: str) -> None:
+        """SIGKILL to the process of `container`, named as a pod's status does, with nobody asked before."""
+        name = container.rpartition("/")[2]
+        tasks = run([*_ctr(), "tasks", "list"], "no tasks").splitlines()
+        (pid,) = [int(line.split()[1]) for line in tasks if line.startswith(name)]
+        os.kill(pid, signal.SIGKILL)
+
     def check(self) -> None:
         """Raises ControlPlaneError when a process has ended."""
         for process in (*self.plane.processes, *self.processes):

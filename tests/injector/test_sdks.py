@@ -57,7 +57,10 @@ CLIENTS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: _langchain(AzureOpenAIEmbeddings(azure_deployment="d")).base_url,
         "/azure/openai/deployments/d/",
     ),
-    "LangChain, Anthropic": (lambda: ChatAnthropic(model_name="m")._client.base_url, "/anthropic/"),
+    "LangChain, Anthropic": (
+        lambda: ChatAnthropic(model_name="m", timeout=None, stop=None)._client.base_url,
+        "/anthropic/",
+    ),
 }
 
 
