@@ -127,6 +127,17 @@ def test_the_definitions_in_the_chart_are_current():
     assert written == texts(), "run `make crds`"
 
 
+def test_the_oldest_kubernetes_takes_the_defaults_and_is_told_what_it_cannot_do():
+    assert rendered("--kube-version", "1.29.0")
+    for version, values, words in (
+        ("1.29.4", ("--set", "requireInjection.enabled=true"), "needs Kubernetes 1.30"),
+        ("1.28.9", (), "incompatible with Kubernetes v1.28.9"),
+    ):
+        done = helm("template", "release", str(CHART), "--kube-version", version, *values)
+        assert done.returncode != 0
+        assert words in done.stderr
+
+
 def test_uninstalling_keeps_policies_and_what_running_pods_trust_unless_told_otherwise():
     def kept(*arguments: str) -> set[str]:
         held = [
@@ -157,6 +168,14 @@ def test_each_part_is_probed_spread_protected_and_by_digest():
             assert spec["topologySpreadConstraints"], name
         else:
             assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    policies = [d for d in rendered("--set", "networkPolicy.enabled=true") if d["kind"] == "NetworkPolicy"]
+    assert {policy["metadata"]["name"] for policy in policies} == set(parts)
+    for policy in policies:
+        deployment = parts[policy["metadata"]["name"]]["spec"]
+        assert policy["spec"]["podSelector"] == deployment["selector"]
+        open_ports = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+        (container,) = deployment["template"]["spec"]["containers"]
+        assert open_ports == {port["containerPort"] for port in container["ports"]}
     (injector,) = parts["release-sluicegate-injector"]["spec"]["template"]["spec"]["containers"]
     assert {"name": "SLUICEGATE_INJECTOR_IMAGE", "value": f"registry.example/own@{digest}"} in injector["env"]
 
