@@ -50,7 +50,7 @@ def key_of(caller: Caller) -> str:
 async def running_up(folder: Path, *, decisions: Path, log: Path) -> AsyncIterator[dict[str, Any]]:
     """`sluicegate up -f folder` as a process of its own on free ports; yields its line of readiness."""
     command = [sys.executable, "-m", "sluicegate.cli.main", "up", "-f", str(folder), "--decisions", str(decisions)]
-    command += ["--sidecar-port", "0", "--broker-port", "0", "--admin-port", "0"]
+    command += ["--sidecar-port", "0", "--sidecar-admin-port", "0", "--broker-port", "0", "--admin-port", "0"]
     with log.open("wb") as log_file:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log_file
