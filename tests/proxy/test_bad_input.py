@@ -242,16 +242,6 @@ async def test_an_answer_that_cannot_be_read_is_not_asked_for_again(script):
         await next_call_works(s, calls=2)
 
 
-async def test_a_compressed_body_passes_through_unmanaged():
-    data = gzip.compress(json.dumps(CHAT).encode(), mtime=0)
-    async with stand(complete) as s:
-        status, headers, _ = await post(s, data, content_encoding="gzip")
-        assert (status, headers["x-sluicegate-outcome"]) == (200, "unmanaged")
-        sent = s.provider.requests[0]
-        assert (sent.body, sent.header("content-encoding")) == (data, "gzip")
-        assert not s.broker.acquires
-
-
 async def test_the_repeat_of_a_call_that_failed_gets_the_same_within_its_wait():
     def policy(call: pb.CallRequest, attempt: int) -> pb.Grant | pb.Reject:
         return granted(call, attempt) if attempt == 1 else rejected(call, Reason.ATTEMPTS_EXHAUSTED, 30.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -264,10 +265,30 @@ def test_a_field_that_matters_changes_the_result(index: int, what: str, value: A
     assert changed != original or agrees(original, wanted), before
 
 
+SAID = re.compile(r"retry-after(-ms)?|(x-ratelimit|anthropic-ratelimit)-.*(remaining|reset).*")
+
+
+@pytest.mark.parametrize("row", FACTS, ids=[f"{i}-{row[0]}-{row[1]}" for i, row in enumerate(FACTS)])
+def test_every_figure_of_a_header_and_every_status_counts(row: Row):
+    """One header made larger by a digit is another answer, and so is a refusal that becomes a success."""
+    provider, status, headers, body, _ = row
+    got = said(provider, status, headers, body)
+    for name, value in headers.items():
+        figure = re.search(r"[1-9]", value)
+        if not SAID.fullmatch(name) or figure is None:
+            continue
+        if name.startswith("retry-after") and (got["retry_after_s"] is None or "retry-after-ms" in headers):
+            continue  # a hint that is not believed, or the smaller of two
+        other = headers | {name: value[: figure.start()] + str(int(figure[0]) % 9 + 1) + value[figure.end() :]}
+        assert said(provider, status, other, body) != got, name
+    if status is not None and status >= 400 and not isinstance(body, list | dict):
+        assert said(provider, 200, headers, body)["class"] == "ok"
+
+
 def test_lines_are_answered_one_by_one_and_bad_ones_are_named():
     good = json.dumps({"provider": "AnthropicX".removesuffix("X"), "status": 529, "headers": {}, "body": None})
     lines = [good, "{", "[1]", '{"provider": "nobody"}', '{"provider": "openai", "status": "x"}', "", good]
-    lines.append('{"provider": "openai", "status": 200, "headers": []}')
+    lines.append('{"provider": "openai", "status": 200, "headers": ["x"]}')
     done = subprocess.run(
         [sys.executable, "-m", "sluicegate.cli.main", "classify"],
         input="\n".join(lines),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import reprlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, cast
@@ -18,6 +19,7 @@ from multidict import CIMultiDict
 
 from sluicegate.sidecar.core.classify import OK, judge
 from sluicegate.sidecar.core.dialects import ALL, Speech
+from sluicegate.sidecar.core.fault import called
 from sluicegate.sidecar.core.headers import Readings, Shown, parse_http_date, read
 from sluicegate.sidecar.core.quota import Ruling
 from sluicegate.wire.words import ErrorClass, Resource
@@ -26,15 +28,26 @@ _MAX_LINE = 8 * 1024 * 1024
 _MAX_SECONDS = 40 * 86_400.0
 _ALIASES = {
     "azureopenai": "azure",
-    "googlegemini": "gemini",
+    "azureai": "azure",
+    "azureaifoundry": "azure",
+    "claude": "anthropic",
     "google": "gemini",
+    "googleai": "gemini",
+    "googleaistudio": "gemini",
+    "googlegemini": "gemini",
+    "googlegenai": "gemini",
     "googlevertex": "vertex",
+    "googlevertexai": "vertex",
     "vertexai": "vertex",
+    "amazonbedrock": "bedrock",
     "awsbedrock": "bedrock",
+    "fireworksai": "fireworks",
+    "grok": "xai",
     "hf": "huggingface",
-    "xai": "xai",
-    "openaicompatible": "compatible",
     "litellm": "compatible",
+    "mistralai": "mistral",
+    "openaicompatible": "compatible",
+    "togetherai": "together",
 }
 _CLASSES = {
     ErrorClass.NONE: "ok",
@@ -59,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     failed = 0
     for answer in answers(sys.stdin.buffer):
         failed |= "error" in answer
-        sys.stdout.write(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(answer, allow_nan=False) + "\n")
         sys.stdout.flush()
     return 1 if failed else 0
 
@@ -88,7 +101,7 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as problem:
         raise LineError(f"line: not JSON ({problem}); allowed: one JSON object a line") from None
     if not isinstance(value, dict):
-        raise LineError(f"line: {json.dumps(value)[:80]} is no object; allowed: one JSON object a line")
+        raise LineError(f"line: {_quoted(value)} is no object; allowed: one JSON object a line")
     return cast("Mapping[str, Any]", value)
 
 
@@ -120,16 +133,14 @@ def _ruling(speech: Speech, status: int, headers: Mapping[str, str], body: objec
 
 
 def _of_event(event: object) -> object:
-    """The data of an event; where only the event's name says that it is an error, the name goes with it."""
+    """The data of an event that is given with its name."""
     if not isinstance(event, dict) or "data" not in event:
         return event
     name, data = event.get("event"), event["data"]
-    if isinstance(name, str) and isinstance(data, dict) and not data.get("error"):
-        if name.endswith("Exception"):
-            return {name: data}
-        if name == "error" and "message" in data:
-            return {"error": data}
-    return data
+    if isinstance(data, str):
+        lines = "\n".join(f"data: {line}" for line in data.splitlines())
+        return f"event: {name}\n{lines}\n" if isinstance(name, str) else data
+    return called(name if isinstance(name, str) else "", data)
 
 
 def _answer(speech: Speech, ruling: Ruling, readings: Readings, shown: Mapping[str, Shown]) -> dict[str, Any]:
@@ -153,7 +164,9 @@ def _answer(speech: Speech, ruling: Ruling, readings: Readings, shown: Mapping[s
             out[f"reset_{label}_s"] = _number(entry.reset if entry else None)
     out["never_fits"] = ruling.never_fits
     out["reason"] = ruling.rule
+    undetermined = quota and not ruling.concurrency and _dimension(ruling) is None
     extra = {
+        "class_any_of": ["quota_requests", "quota_tokens"] if undetermined else None,
         "limit": _number(ruling.limit),
         "used": _number(ruling.used),
         "requested": _number(ruling.requested),
@@ -245,14 +258,19 @@ def _amount(value: object) -> float | None:
 # ---- the fields of a line
 
 
+def _quoted(value: object) -> str:
+    """`value` for a message, however deep or long it is."""
+    return reprlib.repr(value)[:80]
+
+
 def _speech(value: object) -> Speech:
     known = ", ".join(sorted(ALL))
     if not isinstance(value, str) or not value:
-        raise LineError(f"provider: {json.dumps(value)[:80]} is not allowed; allowed: {known}")
+        raise LineError(f"provider: {_quoted(value)} is not allowed; allowed: {known}")
     plain = "".join(character for character in value.lower() if character.isalnum())
     plain = _ALIASES.get(plain, plain)
     if plain not in ALL:
-        raise LineError(f"provider: {value[:80]!r} is not known; allowed: {known}")
+        raise LineError(f"provider: {_quoted(value)} is not known; allowed: {known}")
     return ALL[plain]
 
 
@@ -262,14 +280,23 @@ def _status(value: object) -> int:
         return 0
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
         value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 100 <= value <= 599:
-        raise LineError(f"status: {json.dumps(value)[:80]} is not allowed; allowed: null, or 100 to 599")
+        raise LineError(f"status: {_quoted(value)} is not allowed; allowed: null, or 100 to 599")
     return value
 
 
 def _headers(value: object) -> Mapping[str, str]:
+    """An object, whose values may be lists where a name came several times, or pairs."""
     if value is None:
         return CIMultiDict()
-    if not isinstance(value, dict):
-        raise LineError(f"headers: {json.dumps(value)[:80]} is not allowed; allowed: an object of strings")
-    return CIMultiDict((str(name), str(text)) for name, text in value.items() if text is not None)
+    pairs = list(cast("dict[str, object]", value).items()) if isinstance(value, dict) else value
+    if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise LineError(f"headers: {_quoted(value)} is not allowed; allowed: an object of strings, or pairs of them")
+    headers = CIMultiDict[str]()
+    for name, given in cast("list[tuple[object, object]]", pairs):
+        for text in cast("list[object]", given) if isinstance(given, list) else [given]:
+            if text is not None:
+                headers.add(str(name), str(text))
+    return headers

@@ -11,7 +11,6 @@ import asyncio
 import time
 from typing import assert_never
 
-import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -22,12 +21,12 @@ from sluicegate.sidecar.core.headers import read_meters
 from sluicegate.sidecar.core.plan import Step
 from sluicegate.sidecar.core.providers import Wire
 from sluicegate.sidecar.core.split import balanced, inputs_of
-from sluicegate.sidecar.core.usage import STREAMS, EventReader, reader_for
+from sluicegate.sidecar.core.usage import STREAMS, EventReader, OpaqueReader, reader_for
 from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.sidecar.ending import Ending, Failure
 from sluicegate.sidecar.inbound import Inbound, backward_headers
 from sluicegate.sidecar.parts import Parts, Whole
-from sluicegate.sidecar.relay import Body, ClientGoneError, Kept, decoder_for, first_bytes, relay
+from sluicegate.sidecar.relay import Body, ClientGoneError, Kept, content_of, decoder_for, first_bytes, relay
 from sluicegate.sidecar.services import Services
 from sluicegate.sidecar.trimming import Size, trim
 from sluicegate.sidecar.upstream import UpstreamError, UpstreamResponse
@@ -199,7 +198,7 @@ class Call:
             if verdict.retriable and grant.pool:
                 if alters:
                     headers.popall("content-encoding", None)
-                return Failure(verdict, True, upstream.status, headers, first)
+                return Failure(verdict, True, upstream.status, headers, first, reason=upstream.reason)
         return await self._pass_on(grant, way, upstream, headers, first, body)
 
     async def _pass_on(
@@ -217,7 +216,7 @@ class Call:
         managed = bool(grant.pool) and upstream.status == 200 and body.decoder is None
         kept = Kept(self._s.cache.max_answer) if managed else None
         try:
-            response = await relay(self._request, upstream.status, headers, first, body, kept)
+            response = await relay(self._request, upstream, headers, first, body, kept)
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
             books.finish(Step.BROKEN, _NETWORK)
@@ -243,24 +242,34 @@ class Call:
     async def _failed(
         self, grant: pb.Grant, way: Way, upstream: UpstreamResponse, headers: CIMultiDict[str]
     ) -> web.StreamResponse | Failure:
-        data, provider = bytearray(), way.provider
+        data, provider, rest = bytearray(), way.provider, True
         try:
-            while len(data) <= _MAX_ERROR_BODY and (chunk := await upstream.next_chunk()):
-                data += chunk
+            while len(data) <= _MAX_ERROR_BODY and rest:
+                data += (chunk := await upstream.next_chunk())
+                rest = bool(chunk)
         except UpstreamError as problem:
             self._books.count_fault(provider.value, problem.fault)
-        try:
-            parsed = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            parsed = None
-        verdict = classify(provider, upstream.status, upstream.headers, parsed, way.dialect)
-        headers.popall("content-length", None)
-        failure = Failure(verdict, True, upstream.status, headers, bytes(data))
+            rest = False
+        content = content_of(bytes(data), headers.get("content-encoding", ""))
+        verdict = classify(provider, upstream.status, upstream.headers, content, way.dialect)
+        if rest:
+            return await self._pass_error_on(grant, upstream, headers, bytes(data), verdict)
+        failure = Failure(verdict, True, upstream.status, headers, bytes(data), reason=upstream.reason)
         if verdict.retriable and grant.pool:
             return failure
         self._books.plan.advance(Step.ACCEPTED)
         self._books.finish(Step.ENDED, verdict)
         return await self._ending.original(failure)
+
+    async def _pass_error_on(
+        self, grant: pb.Grant, upstream: UpstreamResponse, headers: CIMultiDict[str], first: bytes, verdict: Verdict
+    ) -> web.StreamResponse:
+        """An error body too large to be held goes to the app as it comes, and the call with it."""
+        self._books.plan.advance(Step.ACCEPTED)
+        self._books.finish(Step.ENDED, verdict)
+        self._ending.final(headers)
+        self._books.explain(headers, grant)
+        return await relay(self._request, upstream, headers, first, Body(upstream, OpaqueReader()), None)
 
     async def _final_failure(self, failure: Failure, *, managed: bool) -> web.StreamResponse:
         """A call that must not, or is not ours to, go again: the app learns at once."""

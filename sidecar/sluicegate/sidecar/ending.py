@@ -31,7 +31,7 @@ _MOST_REPEATED = 4096  # bytes of a provider's response that a repeat gets again
 class Failure:
     """An attempt of which nothing reached the app: the provider's response, or why there was none.
 
-    `final`: it must not go again.
+    `final`: it must not go again. `reason`: the phrase after the status.
     """
 
     verdict: Verdict
@@ -41,6 +41,7 @@ class Failure:
     body: bytes = b""
     message: str = ""
     final: bool = False
+    reason: str = ""
 
 
 def _unreachable(failure: Failure, refusal: Refusal) -> Refusal:
@@ -115,16 +116,20 @@ class Ending:
         books = self._books
         headers = failure.headers
         headers.popall("content-length", None)
-        if books.pool:
-            headers.popall("x-should-retry", None)
-            headers["x-should-retry"] = "false"
+        self.final(headers)
         if refusal is not None:
             books.count_call(refusal.explanation.outcome, refusal.explanation.reason)
             for name, value in (*refusal.headers(), *books.notes):
                 headers[name] = value
         elif books.grant is not None:
             books.explain(headers, books.grant)
-        return await self.send(failure.status, headers, failure.body)
+        return await self.send(failure.status, headers, failure.body, failure.reason)
+
+    def final(self, headers: CIMultiDict[str]) -> None:
+        """Says in the headers of a provider's error that no SDK shall repeat a managed call by itself."""
+        if self._books.pool:
+            headers.popall("x-should-retry", None)
+            headers["x-should-retry"] = "false"
 
     async def fall_back(
         self, fallback: pb.Fallback, failure: Failure | None, *, last: bool
@@ -199,9 +204,9 @@ class Ending:
         headers["content-type"] = "application/json"
         return await self.send(refusal.status, headers, refusal.body(self._in.shape))
 
-    async def send(self, status: int, headers: CIMultiDict[str], data: bytes) -> web.StreamResponse:
+    async def send(self, status: int, headers: CIMultiDict[str], data: bytes, reason: str = "") -> web.StreamResponse:
         """A whole response."""
-        response = Response(status=status, headers=headers)
+        response = Response(status=status, reason=reason or None, headers=headers)
         response.content_length = len(data)
         try:
             await response.prepare(self._request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import zlib
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote_plus
@@ -34,6 +35,11 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+
+
+_PIECE = 1024 * 1024
+READABLE = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
+"""The codings of a request body that is inspected; any other passes unmanaged."""
 
 
 class RefusedError(Exception):
@@ -131,6 +137,38 @@ async def read_body(request: web.BaseRequest, limit: int, space: BufferSpace, wi
     return b"".join(chunks), taken
 
 
+async def decompressed(raw: bytes, limit: int, space: BufferSpace) -> tuple[bytes, int]:
+    """The plain bytes of a body of a readable coding, and what of `space` they hold beyond it until given back.
+    Raises RefusedError (413, 503, 400)."""
+    decoder = zlib.decompressobj(wbits=47)  # gzip or zlib, as its head says
+    plain, rest, taken = bytearray(), raw, 0
+    try:
+        while not decoder.eof and (rest or not plain):
+            piece = await asyncio.to_thread(decoder.decompress, rest, _PIECE)
+            rest = decoder.unconsumed_tail
+            plain += piece
+            if len(plain) > limit:
+                text = f"the body is larger than {limit} bytes decompressed, the most that is inspected"
+                raise RefusedError(refuse(413, Reason.INVALID_REQUEST, text))
+            more = max(0, len(plain) - len(raw)) - taken
+            if not space.take(more):
+                full = f"{space.size} bytes of request bodies are held"
+                raise RefusedError(refuse(503, Reason.SIDECAR_OVERLOADED, full, retry_after=1.0))
+            taken += more
+            if not piece:
+                break
+        if not decoder.eof or decoder.unused_data:
+            raise zlib.error("it is not one whole member")
+    except zlib.error as problem:
+        space.give_back(taken)
+        text = f"the body is not what its content-encoding says: {problem}"
+        raise RefusedError(refuse(400, Reason.INVALID_REQUEST, text)) from None
+    except BaseException:
+        space.give_back(taken)
+        raise
+    return bytes(plain), taken
+
+
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The body of an inspected call. Raises RefusedError (400) that says where it stops being JSON."""
     try:
@@ -217,7 +255,8 @@ def request_key(path: str, headers: CIMultiDictProxy[str], raw: bytes, fingerpri
 
 
 def onward_headers(headers: CIMultiDictProxy[str], *, identity: bool) -> CIMultiDict[str]:
-    """The request's headers for the provider: neither hop-by-hop ones nor any of ours. `identity`: no compression."""
+    """The request's headers for the provider: neither hop-by-hop ones nor any of ours. `identity`: no compression, of
+    the request or the response."""
     dropped = _named_in_connection(headers)
     onward: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
@@ -230,7 +269,7 @@ def onward_headers(headers: CIMultiDictProxy[str], *, identity: bool) -> CIMulti
             value = strip_baggage(value)
             if not value:
                 continue
-        if identity and lowered == "accept-encoding":
+        if identity and lowered in ("accept-encoding", "content-encoding"):
             continue
         onward.add(name, value)
     if identity:

@@ -25,7 +25,7 @@ from sluicegate.sidecar.core.usage import reader_for
 from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.sidecar.ending import Ending, Failure
 from sluicegate.sidecar.inbound import Inbound, backward_headers
-from sluicegate.sidecar.relay import decoder_for
+from sluicegate.sidecar.relay import content_of, decoder_for
 from sluicegate.sidecar.services import Services
 from sluicegate.sidecar.trimming import Size
 from sluicegate.sidecar.upstream import UpstreamError, UpstreamResponse
@@ -211,12 +211,8 @@ class Parts:
             decoder = decoder_for(coding)
             data = decoder.decompress(data, _MAX_ANSWER) if decoder is not None else data
         if failed:
-            try:
-                parsed = orjson.loads(data)
-            except orjson.JSONDecodeError:
-                parsed = None
-            verdict = classify(provider, upstream.status, upstream.headers, parsed, way.dialect)
-            failure = Failure(verdict, True, upstream.status, headers, data)
+            verdict = classify(provider, upstream.status, upstream.headers, content_of(data, ""), way.dialect)
+            failure = Failure(verdict, True, upstream.status, headers, data, reason=upstream.reason)
             if verdict.retriable and grant.pool:
                 return failure
             books.plan.advance(Step.ACCEPTED)

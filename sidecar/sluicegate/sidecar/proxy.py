@@ -28,11 +28,13 @@ from sluicegate.sidecar.core.providers import MOUNTED, ErrorShape, Place
 from sluicegate.sidecar.core.routes import Target, join, target_of
 from sluicegate.sidecar.core.usage import OpaqueReader
 from sluicegate.sidecar.inbound import (
+    READABLE,
     BufferSpace,
     Inbound,
     RefusedError,
     backward_headers,
     credential_of,
+    decompressed,
     fingerprint_of,
     model_of,
     onward_headers,
@@ -106,13 +108,16 @@ class Proxy:
     async def _inspect(
         self, request: web.BaseRequest, target: Target, place: Place, shape: ErrorShape
     ) -> web.StreamResponse:
-        coding = request.headers.get("content-encoding", "identity")
-        if coding.lower() not in ("identity", ""):
-            return await self._pass_through(request, target)  # what is compressed is not ours to read
+        coding = request.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in READABLE:
+            return await self._pass_through(request, target)
         await _expect_continue(request)
         raw, taken = await read_body(request, self._settings.max_body, self._space, self._settings.body_timeout)
-        self._s.metrics.buffered.set(self._space.used)
         try:
+            if coding not in ("", "identity"):
+                raw, more = await decompressed(raw, self._settings.max_body, self._space)
+                taken += more
+            self._s.metrics.buffered.set(self._space.used)
             body = parse_json(raw)
             if not place.api.model_needed and "model" not in body:
                 return await self._pass_through(request, target, raw)
@@ -219,6 +224,8 @@ class Proxy:
             raise RefusedError(refuse(503, Reason.INVALID_REQUEST, problem))
         headers = onward_headers(request.headers, identity=False)
         body: AsyncIterator[bytes] | bytes | None = raw
+        if raw is not None:
+            headers.popall("content-encoding", None)
         if raw is None and request.can_read_body:
             body = request.content.iter_any()
             if request.content_length is not None:
@@ -242,7 +249,7 @@ class Proxy:
         for name, value in explanation.headers():
             back[name] = value
         try:
-            return await relay(request, upstream.status, back, b"", Body(upstream, OpaqueReader()), None)
+            return await relay(request, upstream, back, b"", Body(upstream, OpaqueReader()), None)
         except UpstreamError as broken:
             self._s.metrics.faults.labels(provider, broken.fault).inc()
             raise

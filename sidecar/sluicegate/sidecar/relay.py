@@ -6,6 +6,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 
+import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -106,8 +107,27 @@ class Body:
         return b"".join(given) if self.alters else data
 
 
+def content_of(data: bytes, coding: str) -> object:
+    """What an error body says: its JSON, or its text where it is none; None where its coding cannot be read."""
+    if coding.strip().lower() not in ("", "identity"):
+        decoder = decoder_for(coding)
+        try:
+            data = decoder.decompress(data, _PIECE) if decoder is not None else b""
+        except zlib.error:
+            data = b""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return data.decode("utf-8", "replace") or None
+
+
 async def relay(
-    request: web.BaseRequest, status: int, headers: CIMultiDict[str], first: bytes, body: Body, kept: Kept | None
+    request: web.BaseRequest,
+    upstream: UpstreamResponse,
+    headers: CIMultiDict[str],
+    first: bytes,
+    body: Body,
+    kept: Kept | None,
 ) -> web.StreamResponse:
     """Sends the response to its end. Raises ClientGoneError, or UpstreamError after cutting the app's connection off
     (a clean end would pass a broken answer for a whole one)."""
@@ -115,7 +135,7 @@ async def relay(
         headers.popall("content-length", None)
         if body.decoder is not None:
             headers.popall("content-encoding", None)
-    response = Response(status=status, headers=headers)
+    response = Response(status=upstream.status, reason=upstream.reason or None, headers=headers)
     try:
         await response.prepare(request)
         if first:

@@ -49,7 +49,14 @@ class UpstreamResponse(Protocol):
     def status(self) -> int: ...
 
     @property
-    def headers(self) -> CIMultiDictProxy[str]: ...
+    def reason(self) -> str:
+        """The phrase after the status."""
+        ...
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """With their names as they came."""
+        ...
 
     async def next_chunk(self) -> bytes:
         """The next bytes as they arrived; empty at the end. Raises UpstreamError."""
@@ -119,14 +126,23 @@ class _Response:
     def __init__(self, response: aiohttp.ClientResponse, idle: float) -> None:
         self._response = response
         self._idle = idle
+        # The client's own mapping spells the names that it knows in its own way.
+        self._headers = CIMultiDict(
+            (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+            for name, value in response.raw_headers
+        )
 
     @property
     def status(self) -> int:
         return self._response.status
 
     @property
+    def reason(self) -> str:
+        return self._response.reason or ""
+
+    @property
     def headers(self) -> CIMultiDictProxy[str]:
-        return self._response.headers
+        return CIMultiDictProxy(self._headers)
 
     async def next_chunk(self) -> bytes:
         try:

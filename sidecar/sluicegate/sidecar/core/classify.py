@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from sluicegate.sidecar.core.dialects import Speech, speech_of
 from sluicegate.sidecar.core.fault import Fault, fault_of, stream_fault
+from sluicegate.sidecar.core.headers import of_provider
 from sluicegate.sidecar.core.quota import DAY_PHRASES, LIMIT_PHRASES, REGAIN, Ruling, hint_of, quota_ruling, too_large
 from sluicegate.sidecar.core.verdict import Verdict
 from sluicegate.wire.words import ErrorClass, Provider
@@ -29,17 +30,22 @@ _BILLING_CODES = frozenset(
         "enforced_spend_limit_reached",
         "contract_spend_limit_reached",
         "billing_error",
+        "billing_not_active",
     }
 )
 _BILLING_TEXTS = (
     "credit balance is too low",
-    "reached your specified api usage limits",
-    "reached your api usage limits",
+    "api usage limits",
     "prepayment credits are depleted",
     "used all available credits",
     "extra usage is required",
     "insufficient balance",
     "maximum billing reached",
+    "monthly spending limit",
+    "monthly spending cap",
+    "insufficient credit",
+    "doesn't have any credits",
+    "run out of credits",
 )
 _AUTH_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error", "API_KEY_INVALID"})
 _AUTH_TEXTS = ("incorrect api key", "api key not valid", "invalid api key")
@@ -51,6 +57,8 @@ _OVERLOAD_CODES = frozenset(
         "service_unavailable_error",
         "resource_unavailable",
         "engine_overloaded",
+        "overloaded",
+        "NoCapacity",
     }
 )
 _OVERLOAD_TEXTS = (
@@ -61,6 +69,10 @@ _OVERLOAD_TEXTS = (
     "rate-limited upstream",
     "overloaded with other requests",
     "currently overloaded",
+    "model is overloaded",
+    "service overloaded",
+    "model is at capacity",
+    "over capacity",
     "resource unavailable",
 )
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "TOO_MANY_TOKENS", "too_many_prompt_tokens"})
@@ -69,12 +81,22 @@ _CONTEXT_TEXTS = (
     "maximum context length",
     "exceeds the maximum number of tokens allowed",
     "exceeds the context window",
+    "exceed context limit",
     "input tokens exceeded",
+    "input is too long for",
+    "maximum prompt length",
     "total length of all messages is too long",
 )
 _POLICY_CODES = frozenset(
-    {"content_policy_violation", "content_filter", "moderation_blocked", "ResponsibleAIPolicyViolation"}
+    {
+        "content_policy_violation",
+        "content_filter",
+        "contentFilter",
+        "moderation_blocked",
+        "ResponsibleAIPolicyViolation",
+    }
 )
+_POLICY_TEXTS = ("content filtering policy", "content management policy", "as a result of our safety system")
 _QUOTA_CODES = frozenset(
     {"rate_limit_exceeded", "rate_limit_error", "rate_limited", "RateLimitReached", "RESOURCE_EXHAUSTED"}
 )
@@ -85,7 +107,7 @@ OK = Ruling(ErrorClass.NONE, "the provider served it")
 
 
 def classify(provider: Provider, status: int, headers: Mapping[str, str], body: object, dialect: str = "") -> Verdict:
-    """The verdict on a whole response; `body` is its parsed JSON, None where it was not JSON. Never raises."""
+    """The verdict on a whole response; `body` is its parsed JSON, or its text where it was no JSON. Never raises."""
     return judge(speech_of(provider, dialect), status, headers, body).verdict
 
 
@@ -93,11 +115,12 @@ def classify_stream_error(provider: Provider, headers: Mapping[str, str], body: 
     """The verdict on an error object that came inside a stream of status 200."""
     speech = speech_of(provider, dialect)
     fault = fault_of(body)
-    return _ruling(speech, fault.status, headers, fault).verdict
+    return _ruling(speech, fault.status, of_provider(headers), fault).verdict
 
 
 def judge(speech: Speech, status: int, headers: Mapping[str, str], body: object) -> Ruling:
     """The ruling on a response. `status` 0: not known, or that of an error inside something that began well."""
+    headers = of_provider(headers)
     if 0 < status < 400:
         fault = stream_fault(body)
         return _ruling(speech, fault.status, headers, fault) if fault else OK
@@ -140,10 +163,14 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
         return ErrorClass.BILLING, "status 402"
     if found := words(_BILLING_TEXTS):
         return ErrorClass.BILLING, f"text {found!r}"
+    if own is ErrorClass.BILLING:
+        return ErrorClass.BILLING, f"code {_which(speech, codes, own)}"
     if said and said.error_class is ErrorClass.BILLING:
         return ErrorClass.BILLING, f"text {said.text!r}"
     if code := named(_POLICY_CODES):
         return ErrorClass.CONTENT_POLICY, f"code {code}"
+    if found := words(_POLICY_TEXTS):
+        return ErrorClass.CONTENT_POLICY, f"text {found!r}"
     if said and said.error_class is ErrorClass.CONTENT_POLICY:
         return ErrorClass.CONTENT_POLICY, f"text {said.text!r}"
     if status in (401, 403):
@@ -181,7 +208,7 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
         return ErrorClass.QUOTA, "status 429"
     if code := named(_QUOTA_CODES):
         return ErrorClass.QUOTA, f"code {code}"
-    if own is not None and status in (0, 400, 413):
+    if own is not None:
         return own, f"code {_which(speech, codes, own)}"
     if status == 0 and (said or any(phrase.text in text for phrase in (*DAY_PHRASES, *LIMIT_PHRASES))):
         return (said.error_class if said else ErrorClass.QUOTA), "its text names a limit"

@@ -2,8 +2,8 @@
 """The parts of an error body that the rules of `classify` look at, wherever a provider put them.
 
 Bodies are objects, arrays of one (Google's streams, Claude on Vertex), objects whose message is JSON again (Google's
-JavaScript SDK), events of a stream, plain text, or nothing. Texts of a prompt that a provider echoes elsewhere in the
-body are never looked at.
+JavaScript SDK), what a gateway's exception quotes, events of a stream, plain text, cut off, or nothing. Texts of a
+prompt that a provider echoes elsewhere in the body are never looked at.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
+
+from sluicegate.sidecar.core.salvage import parsed, quoted
 
 _MAX_TEXT = 4_096
 _MAX_EVENTS = 10_000
+_MAX_DEPTH = 6
 _PREFIX = re.compile(r"^(?:HTTP )?\d{3}(?: \(\d{3}\))?[:\s]+", re.ASCII)
+_BOTOCORE = re.compile(r"An error occurred \((\w{1,80})\) when calling", re.ASCII)
+_DURATION = re.compile(r"\d{1,9}(\.\d{1,9})?s", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +30,17 @@ class Violation:
 
     metric: str
     quota_id: str
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`codes`: everything that is a word of an error and no prose. `status`: one that stands in the body; 0: none.
 
-    `kind`: OpenAI's `type`. `violations`, `retry_delay` (seconds): of Google. `metadata`: of OpenRouter.
+    `violations`, `retry_delay` (seconds): of Google. `metadata`: of OpenRouter.
     """
 
     codes: frozenset[str] = frozenset()
-    kind: str = ""
     message: str = ""
     status: int = 0
     violations: tuple[Violation, ...] = ()
@@ -45,7 +50,7 @@ class Fault:
     @property
     def text(self) -> str:
         """The message, lower case, on one line."""
-        return " ".join(self.message.lower().split())
+        return " ".join(self.message.lower().replace("\u2019", "'").split())
 
     def __bool__(self) -> bool:
         return bool(self.codes or self.message or self.status)
@@ -59,22 +64,24 @@ def fault_of(body: object, depth: int = 0) -> Fault:
     match body:
         case str():
             return _of_text(body, depth)
-        case list():
+        case list() if depth < _MAX_DEPTH:
             entries = cast("list[object]", body)
             return next((found for entry in entries[:16] if (found := fault_of(entry, depth + 1))), NOTHING)
-        case dict() if depth < 6:
+        case dict() if depth < _MAX_DEPTH:
             return _of_object(cast("dict[str, Any]", body), depth)
         case _:
             return NOTHING
 
 
-def stream_fault(body: object) -> Fault:
+def stream_fault(body: object, depth: int = 0) -> Fault:
     """The fault in something that came with a success: only what is called an error there is one."""
     match body:
-        case str():
-            return next((found for event in events(body) if (found := stream_fault(event))), NOTHING)
-        case list():
-            return next((f for entry in cast("list[object]", body)[:64] if (f := stream_fault(entry))), NOTHING)
+        case str() if depth < _MAX_DEPTH:
+            found = next((fault for event in events(body) if (fault := stream_fault(event, depth + 1))), NOTHING)
+            return found or stream_fault(parsed(body), depth + 1)
+        case list() if depth < _MAX_DEPTH:
+            entries = cast("list[object]", body)[:64]
+            return next((found for entry in entries if (found := stream_fault(entry, depth + 1))), NOTHING)
         case dict():
             pairs = cast("dict[str, Any]", body)
             inner = _mapping(pairs.get("response"))
@@ -82,6 +89,9 @@ def stream_fault(body: object) -> Fault:
             first = _mapping(next(iter(_items(pairs.get("choices"))), None))
             if first.get("error"):  # OpenRouter, after the model began
                 return fault_of(first)
+            delta = _mapping(pairs.get("delta"))
+            if delta.get("error"):  # Cohere, at the end of a message
+                return fault_of(delta)
             failed = str(pairs.get("type", "")) in ("error", "response.failed")
             return fault_of(pairs) if pairs.get("error") or inner.get("error") or named or failed else NOTHING
         case _:
@@ -89,29 +99,56 @@ def stream_fault(body: object) -> Fault:
 
 
 def events(text: str) -> Iterator[object]:
-    """The JSON data of a text of server-sent events; what is no JSON is left out. Bounded."""
-    for count, line in enumerate(text.splitlines()):
-        if count > _MAX_EVENTS:
-            return
+    """The data of a text of server-sent events, with what an event's name says of it; bounded. What is no JSON is
+    left out, but for the text of an event that is called an error."""
+    name, data = "", list[str]()
+    for line in (*text.splitlines()[:_MAX_EVENTS], ""):
         if line.startswith("data:"):
-            try:
-                yield json.loads(line[5:])
-            except (ValueError, RecursionError):
-                continue
+            data.append(line[5:].strip())
+        elif line.startswith("event:"):
+            name = line[6:].strip()
+        elif line.startswith("{"):  # one JSON object a line
+            yield from _data_of("", [line])
+        elif not line.strip() and data:
+            yield from _data_of(name, data)
+            name, data = "", []
+
+
+def _data_of(name: str, data: list[str]) -> Iterator[object]:
+    for text in ("\n".join(data), *(data if len(data) > 1 else ())):
+        try:
+            yield called(name, json.loads(text))
+        except (ValueError, RecursionError):
+            if name == "error":
+                yield {"error": {"message": text}}
+            continue
+        return
+
+
+def called(name: str, data: object) -> object:
+    """The data of an event; where only the event's name says that it is an error, the name goes with it."""
+    pairs = _mapping(data)
+    if pairs and not pairs.get("error"):
+        if name.endswith("Exception"):
+            return {name: pairs}
+        if name == "error" and "message" in pairs:
+            return {"error": pairs}
+    return data
 
 
 def _of_text(text: str, depth: int) -> Fault:
     stripped = text.strip()
-    if depth < 4 and stripped[:1] in ("{", "["):
-        try:
-            return fault_of(json.loads(stripped), depth + 1)
-        except (ValueError, RecursionError):
-            pass
+    if depth < 4:
+        value = parsed(stripped) or quoted(stripped)
+        if value is not None and (found := fault_of(value, depth + 1)):
+            return found
     if "data:" in stripped[:2_000] or "\ndata:" in stripped:
         found = stream_fault(stripped)
         if found:
             return found
-    return Fault(message=_PREFIX.sub("", stripped)[:_MAX_TEXT])
+    exception = _BOTOCORE.search(stripped[:_MAX_TEXT])
+    codes = frozenset({exception[1]}) if exception else frozenset[str]()
+    return Fault(codes, message=_PREFIX.sub("", stripped)[:_MAX_TEXT])
 
 
 def _of_object(outer: Mapping[str, Any], depth: int) -> Fault:
@@ -121,52 +158,73 @@ def _of_object(outer: Mapping[str, Any], depth: int) -> Fault:
     if exception:
         inner = _mapping(outer[exception])
         return Fault(frozenset({exception[:1].upper() + exception[1:]}), message=_string(inner.get("message")))
-    given: object = outer.get("error")
+    given: object = outer.get("error") or next(iter(_items(outer.get("errors"))), None)
     inner = _mapping(next(iter(_items(given)), given))
     if not inner:
-        message = given if isinstance(given, str) else outer.get("message")
-        inner = {**outer, "message": message if message is not None else outer.get("detail")}
+        said = (given, outer.get("message"), outer.get("Message"), outer.get("detail"))
+        inner = {**outer, "message": ". ".join(part for part in map(_prose, said) if part)}
     message = inner.get("message")
-    if isinstance(message, str) and message.lstrip().startswith("{") and depth < 4:
-        nested = _of_text(message, depth + 1)
-        if nested.codes or nested.status:
-            return nested
+    if isinstance(message, str) and depth < 4:
+        value = parsed(message) or quoted(message)
+        nested = fault_of(value, depth + 1) if value is not None else NOTHING
+        if nested:
+            around = _fault({**inner, "message": ""}, outer)
+            return replace(nested, codes=nested.codes | around.codes, status=nested.status or around.status)
     return _fault(inner, outer)
+
+
+def _prose(value: object) -> str:
+    """A message in words: a text, or the list of complaints of a validation."""
+    if isinstance(value, str):
+        return value
+    return "; ".join(_string(_mapping(entry).get("msg")) for entry in _items(value))
 
 
 def _fault(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Fault:
     details: object = inner.get("details")
     listed = [_mapping(entry) for entry in _items(details)]
     extra = _mapping(details)
-    codes = {_code(inner.get(name)) for name in ("code", "type", "status", "error_type", "error_code")}
+    codes = {_code(inner.get(name)) for name in ("code", "type", "status", "error_type", "error_code", "__type")}
     codes |= {_code(extra.get("error_code")), _code(outer.get("error_type"))}
     codes |= {_code(entry.get("reason")) for entry in listed}
     violations: list[Violation] = []
     delay: float | None = None
     for entry in listed:
+        told = _mapping(entry.get("metadata"))
+        if "quota_limit" in told or "quota_metric" in told:  # ErrorInfo says it in other words
+            names = ("quota_metric", "quota_limit", "quota_limit_value")
+            violations.append(Violation(*(_string(told.get(name)) for name in names)))
         for item in _items(entry.get("violations")):
             one = _mapping(item)
-            violations.append(Violation(_string(one.get("quotaMetric")), _string(one.get("quotaId"))))
-        raw = entry.get("retryDelay")
-        if isinstance(raw, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9})?s", raw, re.ASCII):
-            delay = float(raw[:-1])
+            names = ("quotaMetric", "quotaId", "quotaValue")
+            violations.append(Violation(*(_string(one.get(name)) for name in names)))
+        delay = _delay(entry.get("retryDelay"), delay)
     metadata = _mapping(inner.get("metadata"))
     message = _string(inner.get("message"))
     if metadata.get("raw"):
         message = f"{message} {_string(metadata['raw'])}"
     return Fault(
         frozenset(codes - {""}),
-        _string(inner.get("type")),
         message,
-        _status(inner),
+        _status(inner) or _status(outer),
         tuple(violations),
         delay,
         metadata or None,
     )
 
 
+def _delay(value: object, other: float | None) -> float | None:
+    """Seconds of a google.protobuf.Duration, as JSON writes it or field by field."""
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return float(value[:-1])
+    seconds, nanos = (_mapping(value).get(name, 0) for name in ("seconds", "nanos"))
+    if isinstance(value, Mapping) and str(seconds).isdecimal() and str(nanos).isdecimal():
+        return min(1e9, int(str(seconds)[:12])) + min(1e9, int(str(nanos)[:12])) / 1e9
+    return other
+
+
 def _status(inner: Mapping[str, Any]) -> int:
-    for name in ("status_code", "code"):
+    for name in ("status_code", "statusCode", "code", "status"):
         value = inner.get(name)
         if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
             value = int(value)
@@ -176,7 +234,10 @@ def _status(inner: Mapping[str, Any]) -> int:
 
 
 def _code(value: object) -> str:
-    return value[:200] if isinstance(value, str) else ""
+    """A word or a number; Amazon puts a namespace before the word."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < 1_000_000 else ""
+    return value.rpartition("#")[2][:200] if isinstance(value, str) else ""
 
 
 def _string(value: object) -> str:

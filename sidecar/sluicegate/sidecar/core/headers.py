@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from sluicegate.sidecar.core.dialects import Reset, Row, Shape, Speech, speech_of
-from sluicegate.sidecar.core.dialects.anthropic import COMBINED
+from sluicegate.sidecar.core.dialects.anthropic import ANTHROPIC, COMBINED
 from sluicegate.sidecar.core.dialects.api import DAY, MINUTE
 from sluicegate.wire.durations import parse as parse_duration
 from sluicegate.wire.values import MeterReading
@@ -60,9 +60,9 @@ class Readings:
 class _Reader:
     """Reads single values, counting those that it ignores."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, headers: Mapping[str, str], date: datetime | None = None) -> None:
         self.headers = headers
-        self.date = parse_http_date(headers.get("date", ""))
+        self.date = date or parse_http_date(headers.get("date", ""))
         self.ignored = 0
 
     def amount(self, name: str) -> float | None:
@@ -76,6 +76,11 @@ class _Reader:
             return float(raw)
         self.ignored += 1
         return None
+
+    def duration(self, name: str) -> float | None:
+        """Seconds of a duration with its units; None for anything else."""
+        raw = self.headers.get(name, "").strip()
+        return None if raw.isdigit() else _duration(raw)
 
     def reset(self, name: str, form: Reset) -> float | None:
         """Seconds of a reset, whatever its form; an instant counts from the response's Date."""
@@ -95,13 +100,14 @@ class _Reader:
                 instant = parse_instant(raw)
                 seconds = None if instant is None else max(0.0, (instant - self.date).total_seconds())
             case Reset.ANY:
-                seconds = self._any(raw)
+                seconds = self.any(raw)
         if seconds is None or seconds > _MAX_SECONDS:
             self.ignored += 1
             return None
         return seconds
 
-    def _any(self, raw: str) -> float | None:
+    def any(self, raw: str) -> float | None:
+        """Seconds of a reset of unknown form: bare seconds, an epoch, a duration, an instant."""
         if not _NUMBER.fullmatch(raw):
             instant = parse_instant(raw)
             if instant is None:
@@ -144,6 +150,16 @@ def parse_http_date(text: str) -> datetime | None:
     return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
+def of_provider(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """`headers`, with those of the provider in the place of a gateway's, where a gateway such as LiteLLM passes them
+    on with a prefix."""
+    passed = {name: value for name, value in headers.items() if name[: len(_PASSED_ON)].lower() == _PASSED_ON}
+    if not passed:
+        return headers
+    own = {name.lower(): value for name, value in headers.items() if name not in passed}
+    return own | {name.lower().removeprefix(_PASSED_ON): value for name, value in passed.items()}
+
+
 def read_meters(provider: Provider, headers: Mapping[str, str], dialect: str = "") -> Readings:
     """What `headers` say, in the way of `provider` and `dialect`. Names must be found whatever their case.
 
@@ -154,9 +170,7 @@ def read_meters(provider: Provider, headers: Mapping[str, str], dialect: str = "
 
 def read(speech: Speech, headers: Mapping[str, str]) -> Readings:
     """What `headers` say, read as `speech`. Never raises."""
-    if speech.passes_on:
-        headers = {name.lower().removeprefix(_PASSED_ON): value for name, value in headers.items()}
-    reader = _Reader(headers)
+    reader = _Reader(of_provider(headers))
     match speech.shape:
         case Shape.ROWS:
             return _rows(speech.rows, reader)
@@ -166,6 +180,8 @@ def read(speech: Speech, headers: Mapping[str, str]) -> Readings:
             return _named(reader)
         case Shape.STRUCTURED:
             return _structured(reader)
+        case Shape.ANY:
+            return _any_of(speech.rows, reader)
 
 
 def _rows(rows: tuple[Row, ...], reader: _Reader) -> Readings:
@@ -238,8 +254,9 @@ def _azure(reader: _Reader) -> Readings:
                 shown.append(Shown(name, None, None, late))
             continue
         period = reader.amount(f"x-ratelimit-renewalperiod-{name}") or None
-        raw = reader.amount(f"x-ratelimit-reset-{name}")
-        reset = None
+        spelled = reader.duration(f"x-ratelimit-reset-{name}")
+        raw = reader.amount(f"x-ratelimit-reset-{name}") if spelled is None else None
+        reset = spelled
         if raw is not None:
             found = _azure_unit(raw, limit, remaining, period or MINUTE, keyed="x-ratelimit-key" in reader.headers)
             unit = unit or found
@@ -294,43 +311,73 @@ def _named(reader: _Reader) -> Readings:
         shown.setdefault(label, Shown(label, limit, remaining, reset, window))
         if not month:
             meters.append(_reading(resource, window, limit, remaining, reset))
-    cost = reader.amount("x-ratelimit-tokens-query-cost")
+    cost = reader.amount("x-ratelimit-tokens-query-cost") or reader.amount("ratelimitbysize-query-cost")
     return Readings(tuple(meters), reader.ignored, tuple(shown.values()), cost=cost)
 
 
-_ITEM = re.compile(r"[;,]\s*([a-z])=(\d{1,12})", re.ASCII)
+_MEMBER = re.compile(r'(?:[^,"]|"[^"]*")+')
+_ITEM = re.compile(r"(?:^|[;,\s])([a-z]+)=(\d{1,12})", re.ASCII)
+_LONG = {"r": "remaining", "t": "reset", "q": "limit", "w": "window"}
+
+
+def _members(field: str) -> list[tuple[str, dict[str, float]]]:
+    """The items of an IETF draft `RateLimit` or `RateLimit-Policy` field: a name, and its figures."""
+    field = field[:1_000]
+    # Until draft 7 the figures of the one limit were items of the list themselves.
+    members: list[tuple[str, dict[str, float]]] = []
+    for part in [field] if "remaining=" in field else _MEMBER.findall(field):
+        names: list[str] = re.findall(r'"([^"]*)"', part)
+        pairs: list[tuple[str, str]] = _ITEM.findall(part)
+        members.append((names[-1] if names else "", {_LONG.get(name, name): float(n) for name, n in pairs}))
+    return members
 
 
 def _structured(reader: _Reader) -> Readings:
-    """IETF draft `RateLimit` fields: r is what is left, t seconds to the reset, q the quota, w the window."""
-    now = dict(_ITEM.findall(reader.headers.get("ratelimit", "")[:1_000]))
-    policy = dict(_ITEM.findall(reader.headers.get("ratelimit-policy", "")[:1_000]))
-    if "r" not in now:
+    """What is left, seconds to the reset, the quota and the window of each policy; the one with least left is shown."""
+    policies = _members(reader.headers.get("ratelimit-policy", ""))
+    meters: list[MeterReading] = []
+    for name, now in _members(reader.headers.get("ratelimit", "")):
+        if "remaining" not in now:
+            continue
+        policy = next((figures for other, figures in policies if other == name), policies[0][1] if policies else {})
+        limit, window = now.get("limit", policy.get("limit")), policy.get("window") or None
+        meters.append(_reading(Resource.REQUESTS, window, limit, now["remaining"], now.get("reset")))
+    if not meters:
         return Readings()
-    remaining = float(now["r"])
-    reset = float(now["t"]) if "t" in now else None
-    limit = float(policy["q"]) if "q" in policy else None
-    window = float(policy["w"]) if "w" in policy else None
-    meter = _reading(Resource.REQUESTS, window, limit, remaining, reset)
-    return Readings((meter,), 0, (Shown("requests", limit, remaining, reset, window),))
+    least = min(meters, key=_left)
+    shown = Shown("requests", least.limit, least.remaining_low, least.reset, least.window)
+    return Readings(tuple(meters), 0, (shown,))
+
+
+def _any_of(rows: tuple[Row, ...], reader: _Reader) -> Readings:
+    """Every family that is there; of one resource the family that says more of it."""
+    meters: dict[tuple[Resource, float | None], MeterReading] = {}
+    shown: dict[str, Shown] = {}
+    # Anthropic's own come first: a gateway's pair of tokens is their combined one, which admits nothing.
+    families = (_rows(ANTHROPIC.rows, reader), _named(reader), _structured(reader), _rows(rows, reader))
+    for family in families:
+        known = {resource for resource, _ in meters}
+        meters |= {(m.resource, m.window): m for m in family.meters if m.resource not in known}
+        shown = {entry.label: entry for entry in family.shown} | shown
+    if any(resource in (Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS) for resource, _ in meters):
+        meters = {key: meter for key, meter in meters.items() if key[0] is not Resource.TOKENS}
+    return Readings(tuple(meters.values()), reader.ignored, tuple(shown.values()), cost=families[1].cost)
 
 
 def retry_after(headers: Mapping[str, str], date: datetime | None = None) -> float | None:
     """Seconds that the headers ask to wait: the larger of `retry-after` and `retry-after-ms`; None: neither said.
 
-    An HTTP date counts from `date`, by default the response's Date. Zero and absurd values say nothing.
+    `retry-after` is seconds, an HTTP date, or what some gateways write: a duration, an instant, an epoch. Dates count
+    from `date`, by default the response's Date. Zero and absurd values say nothing.
     """
-    waits: list[float] = []
-    raw = headers.get("retry-after-ms", "").strip()
-    if _NUMBER.fullmatch(raw):
-        waits.append(float(raw) / 1000.0)
+    reader = _Reader(headers, date)
+    millis = (headers.get(name, "").strip() for name in ("retry-after-ms", "x-ms-retry-after-ms"))
+    waits = [float(raw) / 1000.0 for raw in millis if _NUMBER.fullmatch(raw)]
     raw = headers.get("retry-after", "").strip()
-    if _NUMBER.fullmatch(raw):
-        waits.append(float(raw))
+    instant = parse_http_date(raw) if "," in raw else None
+    if instant is not None:
+        waits.append((instant - reader.date).total_seconds() if reader.date is not None else 0.0)
     elif raw:
-        instant = parse_http_date(raw)
-        origin = date or parse_http_date(headers.get("date", ""))
-        if instant is not None and origin is not None:
-            waits.append((instant - origin).total_seconds())
+        waits.append(reader.any(raw) or 0.0)
     wait = max(waits, default=0.0)
     return wait if 0.0 < wait <= _MAX_SECONDS else None

@@ -17,11 +17,11 @@ from datetime import timedelta
 from sluicegate.sidecar.core.dialects import Speech
 from sluicegate.sidecar.core.dialects.api import DAY, MINUTE, Phrase
 from sluicegate.sidecar.core.fault import Fault
-from sluicegate.sidecar.core.headers import Readings, parse_http_date, read
+from sluicegate.sidecar.core.headers import Readings, implied_window, parse_http_date, read
 from sluicegate.sidecar.core.headers import retry_after as header_wait
 from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.wire.durations import parse as parse_duration
-from sluicegate.wire.values import QuotaRejection
+from sluicegate.wire.values import MeterReading, QuotaRejection
 from sluicegate.wire.words import ErrorClass, Resource
 
 _QUOTA = ErrorClass.QUOTA
@@ -32,6 +32,7 @@ DAY_PHRASES = (
     Phrase("(tpd)", _QUOTA, Resource.TOKENS, DAY),
     Phrase("per day", _QUOTA, None, DAY),
     Phrase("per-day", _QUOTA, None, DAY),
+    Phrase("daily rate limit", _QUOTA, None, DAY),
 )
 LIMIT_PHRASES = (
     Phrase("input tokens per min", _QUOTA, Resource.INPUT_TOKENS, MINUTE),
@@ -41,12 +42,29 @@ LIMIT_PHRASES = (
     Phrase("requests per min", _QUOTA, Resource.REQUESTS, MINUTE),
     Phrase("(rpm)", _QUOTA, Resource.REQUESTS, MINUTE),
     Phrase("requests per second", _QUOTA, Resource.REQUESTS, 1.0),
+    Phrase("queries per min", _QUOTA, Resource.REQUESTS, MINUTE),
+    Phrase("queries per second", _QUOTA, Resource.REQUESTS, 1.0),
     Phrase("token rate limit", _QUOTA, Resource.TOKENS),
     Phrase("too many tokens", _QUOTA, Resource.TOKENS),
     Phrase("call rate limit", _QUOTA, Resource.REQUESTS),
     Phrase("requests rate limit", _QUOTA, Resource.REQUESTS),
-    Phrase("too many requests", _QUOTA, Resource.REQUESTS),
+    Phrase("request rate limit", _QUOTA, Resource.REQUESTS),
 )
+# `type: requests` is OpenAI's; the others are those of Cerebras and Perplexity.
+_LIMIT_CODES = {
+    "requests": Resource.REQUESTS,
+    "tokens": Resource.TOKENS,
+    "request_quota_exceeded": Resource.REQUESTS,
+    "token_quota_exceeded": Resource.TOKENS,
+    "request_rate_limit_exceeded": Resource.REQUESTS,
+}
+# The header of Azure that names the axis, as it is in 2025 and as it was in 2023.
+_AXES = {
+    "tokens": Resource.TOKENS,
+    "requests": Resource.REQUESTS,
+    "deploymentratelimit-token": Resource.TOKENS,
+    "deploymentratelimit-call": Resource.REQUESTS,
+}
 
 _NUMBER = r"~?(\d{1,3}(?:,\d{3})+|\d{1,12})"
 _LIMIT = re.compile(rf"\bLimit:? ?{_NUMBER}", re.ASCII)
@@ -55,7 +73,7 @@ _REQUESTED = re.compile(rf"\bRequested:? ?{_NUMBER}", re.ASCII)
 _ACTUAL = re.compile(r"\(actual/limit\): ?(\d{1,12})/(\d{1,12})", re.ASCII)
 _GOOGLE_LIMIT = re.compile(r"\blimit: ?(\d{1,12})\b", re.ASCII)
 _TRY_AGAIN = re.compile(
-    r"(?:try again|retry) (?:in|after) (?:about )?"
+    r"(?:try again|retry|resets|available) (?:in|after) (?:about |~)?"
     r"((?:\d{1,9}(?:\.\d{1,12})?(?:ms|s|m|h|d)(?![a-z]))+|(\d{1,9}(?:\.\d{1,12})?) (millisecond|second|minute|hour)s?)",
     re.ASCII | re.IGNORECASE,
 )
@@ -132,29 +150,35 @@ def _meter(
     of the headers that is empty."""
     if fault.violations:
         return _violated(fault)
-    axis = headers.get("x-ratelimit-type", "").strip().lower()
-    if axis in ("tokens", "requests"):
-        return Resource(axis), None, f"header x-ratelimit-type: {axis}"
     text = fault.text
+    for name in ("x-ratelimit-type", "policy-id"):
+        axis = headers.get(name, "").strip().lower()
+        if axis in _AXES:
+            return _AXES[axis], None, f"header {name}: {axis}"
     known = next((phrase for phrase in (*DAY_PHRASES, *speech.phrases, *LIMIT_PHRASES) if phrase.text in text), None)
     if known is not None and known.error_class is ErrorClass.QUOTA:
-        resource = known.resource or _by_kind(fault)
-        if resource is None and "quota" in text:
-            resource = Resource.REQUESTS
-        return resource, known.window, f"text {known.text!r}"
+        return known.resource or _by_code(fault) or _counted(speech, text), known.window, f"text {known.text!r}"
     if "concurrent connections" in text:
         return Resource.REQUESTS, None, "text 'concurrent connections'"
-    if (resource := _by_kind(fault)) is not None:
-        return resource, None, f"type {fault.kind}"
-    empty = [meter for meter in readings.meters if meter.remaining_low is not None and meter.remaining_low < 1]
-    if empty:
+    named = _by_code(fault)
+    if empty := [meter for meter in _empty(readings) if named in (None, meter.resource)]:
         slowest = max(empty, key=lambda meter: meter.reset or 0.0)
-        return slowest.resource, slowest.window, "its meter is empty by the headers"
-    return None, None, "it does not say which limit"
+        return slowest.resource, slowest.window or implied_window(slowest), "its meter is empty by the headers"
+    return named, None, f"it names {named}" if named else "it does not say which limit"
 
 
-def _by_kind(fault: Fault) -> Resource | None:
-    return {"requests": Resource.REQUESTS, "tokens": Resource.TOKENS}.get(fault.kind)
+def _empty(readings: Readings) -> list[MeterReading]:
+    return [meter for meter in readings.meters if meter.remaining_low is not None and meter.remaining_low < 1]
+
+
+def _by_code(fault: Fault) -> Resource | None:
+    return next((_LIMIT_CODES[code] for code in sorted(fault.codes) if code in _LIMIT_CODES), None)
+
+
+def _counted(speech: Speech, text: str) -> Resource | None:
+    """What a text counts that names a window only."""
+    phrases = (*speech.phrases, *LIMIT_PHRASES)
+    return next((phrase.resource for phrase in phrases if phrase.resource and phrase.text in text), None)
 
 
 def _violated(fault: Fault) -> tuple[Resource | None, float | None, str]:
@@ -179,7 +203,7 @@ def _violated(fault: Fault) -> tuple[Resource | None, float | None, str]:
 
 
 def too_large(fault: Fault) -> bool:
-    if fault.text.startswith(_TOO_LARGE):
+    if _TOO_LARGE in fault.text:
         return True
     limit, _, requested = _figures(fault.message)
     return limit is not None and requested is not None and requested > limit
@@ -187,6 +211,8 @@ def too_large(fault: Fault) -> bool:
 
 def _no_quota(fault: Fault) -> bool:
     """`limit: 0`: the model has no quota in this tier, and never will by waiting."""
+    if any(violation.value == "0" for violation in fault.violations):
+        return True
     found = _GOOGLE_LIMIT.search(fault.message)
     return found is not None and int(found[1]) == 0
 
@@ -242,11 +268,7 @@ def _wait(
     daily = window is not None and window > 3_600.0
     if speech.google and daily:
         return _until_pacific_midnight(headers)
-    empty = [
-        meter
-        for meter in readings.meters
-        if meter.remaining_low is not None and meter.remaining_low < 1 and resource in (None, meter.resource)
-    ]
+    empty = [meter for meter in _empty(readings) if resource in (None, meter.resource)]
     if hint is not None and not (hint > speech.hint_ends and not daily):
         if _is_short(speech, hint) and empty:
             # Azure says 1 s while the minute is empty and its reset is cut to 0.

@@ -37,5 +37,9 @@ ANTHROPIC = Speech(
         Phrase("input tokens per minute", ErrorClass.QUOTA, Resource.INPUT_TOKENS),
         Phrase("output tokens per minute", ErrorClass.QUOTA, Resource.OUTPUT_TOKENS),
         Phrase("requests per minute", ErrorClass.QUOTA, Resource.REQUESTS),
+        # The wording until 2025.
+        Phrase("number of request tokens has exceeded", ErrorClass.QUOTA, Resource.TOKENS),
+        Phrase("number of tokens has exceeded", ErrorClass.QUOTA, Resource.TOKENS),
+        Phrase("number of requests has exceeded", ErrorClass.QUOTA, Resource.REQUESTS),
     ),
 )

@@ -58,6 +58,7 @@ class Shape(Enum):
     AZURE = "azure"  # bare numbers, milliseconds or seconds
     NAMED_WINDOWS = "named_windows"  # the window stands in the header's name
     STRUCTURED = "structured"  # IETF RateLimit fields: "api";r=999;t=295
+    ANY = "any"  # nobody has described it, or a gateway may pass on anybody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,7 @@ class Speech:
     """How one provider speaks of its limits and errors.
 
     `codes` and `phrases` come before those that all share. `google`: errors carry google.rpc details.
-    `hint_ends`: hints beyond so many seconds are not believed. `passes_on`: it may be a
-    gateway such as LiteLLM, whose upstream's headers come with the prefix `llm_provider-`.
+    `hint_ends`: hints beyond so many seconds are not believed.
     """
 
     name: str
@@ -76,7 +76,6 @@ class Speech:
     phrases: tuple[Phrase, ...] = ()
     google: bool = False
     hint_ends: float = 40 * DAY
-    passes_on: bool = False
 
 
 def pair(resource: Resource, name: str, **more: float | Reset | str | None) -> Row:

@@ -13,13 +13,13 @@ from sluicegate.wire.words import ErrorClass, Resource
 AZURE = Speech(
     "azure",
     shape=Shape.AZURE,
-    codes={"DeploymentNotFound": ErrorClass.INVALID, "content_filter": ErrorClass.CONTENT_POLICY},
+    codes={"DeploymentNotFound": ErrorClass.INVALID},
     phrases=(
         Phrase("exceeded token rate limit", ErrorClass.QUOTA, Resource.TOKENS),
         Phrase("exceeded the token rate limit", ErrorClass.QUOTA, Resource.TOKENS),
+        Phrase("token limit is exceeded", ErrorClass.QUOTA, Resource.TOKENS),  # of the gateway, API Management
         Phrase("exceeded call rate limit", ErrorClass.QUOTA, Resource.REQUESTS),
         Phrase("exceeded the call rate limit", ErrorClass.QUOTA, Resource.REQUESTS),
-        Phrase("content management policy", ErrorClass.CONTENT_POLICY),
     ),
     hint_ends=3_600.0,
 )

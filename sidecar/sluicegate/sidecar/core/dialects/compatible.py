@@ -15,12 +15,11 @@ GROQ = Speech(
     codes={"capacity_exceeded": ErrorClass.OVERLOAD},
 )
 
-# Limit and remaining without a reset; an unpaid team comes as 429 or 403, a wrong key as 400.
+# Limit and remaining without a reset; an unpaid team comes as 429 or 403 (a text that all share), a wrong key as 400.
 XAI = Speech(
     "xai",
     (pair(Resource.REQUESTS, "requests"), pair(Resource.TOKENS, "tokens")),
     phrases=(
-        Phrase("monthly spending limit", ErrorClass.BILLING),
         Phrase("tokens per minute (actual/limit)", ErrorClass.QUOTA, Resource.TOKENS, MINUTE),
         Phrase("requests per minute (actual/limit)", ErrorClass.QUOTA, Resource.REQUESTS, MINUTE),
         Phrase("requests per second (actual/limit)", ErrorClass.QUOTA, Resource.REQUESTS, SECOND),
@@ -42,6 +41,7 @@ TOGETHER = Speech(
         ),
         Row(Resource.TOKENS, "x-tokenlimit-limit", "x-tokenlimit-remaining", form=Reset.SECONDS),
     ),
+    phrases=(Phrase("`inputs` tokens + `max_new_tokens` must be", ErrorClass.CONTEXT_LENGTH),),
 )
 
 # Three meters a minute: the whole prompt, the uncached part of it, what is generated.
@@ -55,9 +55,10 @@ FIREWORKS = Speech(
     ),
 )
 
-# No headers; a daily limit is told in the body's metadata, with its reset in epoch milliseconds.
+# Its headers stand in the error's metadata as a rule, with the reset in epoch milliseconds.
 OPENROUTER = Speech(
     "openrouter",
+    (Row(Resource.REQUESTS, "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", form=Reset.ANY),),
     phrases=(
         Phrase("temporarily rate-limited upstream", ErrorClass.OVERLOAD),
         Phrase("free-models-per-day", ErrorClass.QUOTA, Resource.REQUESTS, DAY),
@@ -71,12 +72,26 @@ OPENROUTER = Speech(
 VLLM = Speech("vllm")
 
 PERPLEXITY = Speech("perplexity", codes={"too_many_prompt_tokens": ErrorClass.CONTEXT_LENGTH})
-HUGGING_FACE = Speech("huggingface", shape=Shape.STRUCTURED)
+
+# The router's headers; its engine tells of too many tokens as an invalid input.
+HUGGING_FACE = Speech(
+    "huggingface",
+    shape=Shape.STRUCTURED,
+    phrases=(
+        Phrase("`inputs` must have less than", ErrorClass.CONTEXT_LENGTH),
+        Phrase("`inputs` tokens + `max_new_tokens` must be", ErrorClass.CONTEXT_LENGTH),
+    ),
+)
 REPLICATE = Speech(
     "replicate",
     (Row(Resource.REQUESTS, "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", form=Reset.SECONDS),),
 )
-CEREBRAS = Speech("cerebras", shape=Shape.NAMED_WINDOWS)
+CEREBRAS = Speech(
+    "cerebras",
+    shape=Shape.NAMED_WINDOWS,
+    codes={"queue_exceeded": ErrorClass.OVERLOAD},
+    phrases=(Phrase("experiencing high traffic", ErrorClass.OVERLOAD),),
+)
 
 # Limits only, of a trial key, and no reset: nothing to fold in.
 COHERE = Speech(
@@ -87,7 +102,6 @@ COHERE = Speech(
         Phrase("calls / month", ErrorClass.QUOTA, Resource.REQUESTS, 30 * DAY),
         Phrase("api calls / month", ErrorClass.QUOTA, Resource.REQUESTS, 30 * DAY),
         Phrase("token rate limit exceeded", ErrorClass.QUOTA, Resource.TOKENS),
-        Phrase("maximum billing reached", ErrorClass.BILLING),
     ),
 )
 
@@ -115,18 +129,21 @@ BEDROCK = Speech(
         Phrase("too many tokens per day", ErrorClass.QUOTA, Resource.TOKENS, DAY),
         Phrase("too many tokens", ErrorClass.QUOTA, Resource.TOKENS),
         Phrase("too many requests", ErrorClass.QUOTA, Resource.REQUESTS),
+        Phrase("too many connections", ErrorClass.QUOTA, Resource.REQUESTS),
     ),
 )
 
+# Nobody has described it: whatever header family it uses is read.
 UNKNOWN = replace(
     VLLM,
     name="compatible",
-    passes_on=True,
+    shape=Shape.ANY,
     rows=(
         pair(Resource.REQUESTS, "requests", form=Reset.ANY),
         pair(Resource.TOKENS, "tokens", form=Reset.ANY),
         pair(Resource.INPUT_TOKENS, "input-tokens", form=Reset.ANY),
         pair(Resource.OUTPUT_TOKENS, "output-tokens", form=Reset.ANY),
         Row(Resource.REQUESTS, "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", form=Reset.ANY),
+        Row(Resource.REQUESTS, "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", form=Reset.ANY),
     ),
 )

@@ -15,6 +15,7 @@ _PHRASES = (
     Phrase("resource exhausted. please try again later", ErrorClass.OVERLOAD),
     Phrase("no capacity available", ErrorClass.OVERLOAD),
     Phrase("model is overloaded", ErrorClass.OVERLOAD),
+    Phrase("the input token count", ErrorClass.CONTEXT_LENGTH),
     Phrase("input_token_count", ErrorClass.QUOTA, Resource.INPUT_TOKENS),
     Phrase("input_tokens_per_minute", ErrorClass.QUOTA, Resource.INPUT_TOKENS, MINUTE),
     Phrase("output_tokens_per_minute", ErrorClass.QUOTA, Resource.OUTPUT_TOKENS, MINUTE),
@@ -29,6 +30,8 @@ _CODES = {
     "CREDENTIALS_MISSING": ErrorClass.AUTH,
     "UNAUTHENTICATED": ErrorClass.AUTH,
     "PERMISSION_DENIED": ErrorClass.AUTH,
+    "BILLING_DISABLED": ErrorClass.BILLING,
+    "MODEL_CAPACITY_EXHAUSTED": ErrorClass.OVERLOAD,
     "UNAVAILABLE": ErrorClass.OVERLOAD,
 }
 
