@@ -125,7 +125,7 @@ def test_other_bounds_hold_at_once() -> None:
 Step = tuple[str, float, ErrorClass, float | None]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["grant", "end", "end", "lose"]),
+        st.sampled_from(["grant", "end", "end", "lose", "accept"]),
         st.floats(0.0, 40.0),
         st.sampled_from(ErrorClass),
         st.none() | st.floats(allow_nan=True),
@@ -151,6 +151,11 @@ def test_never_a_grant_while_open_never_two_probes_and_never_wedged(steps: list[
             if admits:
                 out.append(breaker.granted("c", now))
                 assert again.granted("c", now) == out[-1]
+        elif kind == "accept" and out:
+            current = breaker.state is BreakerState.HALF_OPEN and out[0] == breaker.epoch
+            did = breaker.accepted(out[0])
+            assert again.accepted(out[0]) == did
+            assert did == (current and breaker.state is BreakerState.CLOSED)
         elif out:
             epoch = out.pop(0)
             said = ErrorClass.CANCELLED if kind == "lose" else error

@@ -179,6 +179,19 @@ def test_an_orchestrator_is_not_predicted_to_wait_behind_its_own_agents():
     assert world.run(60.0)[1] == "lead"
 
 
+def test_an_orchestrator_is_not_kept_out_of_a_queue_that_its_own_agents_fill():
+    tenant = TenantConfig("acme/chat", "acme", "Standard", max_queue_depth=5)
+    world = World(Dispatcher(Snapshot("v", {"p": POOL}, {"acme/chat": tenant}), 0.0))
+    world.ask("start", "pod-1", chain=Chain("a", 1))
+    for i in range(8):
+        world.ask(f"agent{i}", "pod-2", chain=Chain("a", 2))
+    for i in range(6):
+        world.ask(f"lead{i}", "pod-1", chain=Chain("a", 2), orchestrator=True)
+    full = {"agent5", "agent6", "agent7", "lead5"}
+    assert world.refused == dict.fromkeys(full, Reason.QUEUE_FULL_TENANT), "orchestrators have a bound of their own"
+    assert world.run(60.0)[1:6] == [f"lead{i}" for i in range(5)]
+
+
 def test_a_chain_goes_on_with_a_new_broker():
     world = World()
     granted = acquire("a1", "pod-1", chain=Chain("a"))

@@ -301,6 +301,8 @@ class Transcript:
                     quota=QuotaRejection(Resource.TOKENS, 60.0, after) if error is ErrorClass.QUOTA else None,
                     retry_after=after,
                 )
+            case "accepted":
+                return Observe(name, (), accepted=True)
             case "cancel":
                 return Cancel(name)
             case "lost":
@@ -341,6 +343,7 @@ class Transcript:
             cached_age=None if "cached" not in fields else float(fields["cached"]),
             divisible="divisible" in fields,
             part="part" in fields,
+            taken_by=frozenset(from_camel(Provider, word) for word in fields.get("taken-by", "").split(",") if word),
         )
 
     # ---- time and effects

@@ -32,12 +32,19 @@ POOLS: dict[str, tuple[str, str, list[str]]] = {  # name: the emulator's wire, t
     "vertex": ("GoogleVertex", "vertex_url", ["gemini-2.5-pro"]),
     "mistral": ("Mistral", "mistral_url", ["mistral-small-latest", "mistral-embed", "codestral-latest"]),
     "groq": ("Groq", "groq_url", ["llama-3.3-70b-versatile"]),
+    "gpt-small": ("OpenAI", "openai_url", ["gpt-4o-mini"]),
+    "azure-small": ("AzureOpenAI", "azure_url", ["my-mini"]),
+    "claude-small": ("Anthropic", "anthropic_url", ["claude-haiku-4-5"]),
+    "gemini-small": ("GoogleGemini", "gemini_url", ["gemini-2.5-flash-lite"]),
+    "mistral-small": ("Mistral", "mistral_url", ["ministral-3b-latest"]),
 }
 BOTH = {"Requests": 3000, "Tokens": 3_000_000}
 LIMITS: dict[str, dict[str, int]] = {
     "groq": {"Requests/24h": 1_000_000, "Tokens": 3_000_000},
     "claude": {"Requests": 3000, "InputTokens": 3_000_000, "OutputTokens": 600_000},
+    "claude-small": {"Requests": 3000, "InputTokens": 3_000_000, "OutputTokens": 600_000},
     "gemini": {"Requests": 3000, "InputTokens": 3_000_000},
+    "gemini-small": {"Requests": 3000, "InputTokens": 3_000_000},
     "vertex": {"Requests": 3000, "InputTokens": 3_000_000},
 }
 
@@ -64,6 +71,11 @@ class Stand:
         """(pool, status) of what reached the provider."""
         return [(record.pool, record.status) for record in self.emulator.calls.records]
 
+    def sent_with(self, key: str) -> list[str]:
+        """The pools that got `key`."""
+        name = self.emulator.fingerprint(key)
+        return [record.pool for record in self.emulator.calls.records if record.key == name]
+
     async def until_sent(self, calls: int, within: float = 5.0) -> None:
         """Waits until the provider has written down that many calls, which it does when each has ended."""
         async with asyncio.timeout(within):
@@ -79,10 +91,13 @@ class Stand:
 async def stand(
     limits: Mapping[str, Mapping[str, int]] | None = None,
     policy: Mapping[str, Any] | None = None,
+    pools: Mapping[str, Mapping[str, Any]] | None = None,
+    credentials: Mapping[str, str] | None = None,
     **emulated: Mapping[str, Any],
 ) -> AsyncIterator[Stand]:
     """Everything, with a pool for each provider. `limits` replace a pool's, at both ends; `policy` is added to the
-    tenant's; what `emulated` says of a pool by its name is for the emulator alone."""
+    tenant's; `pools` to a pool's document, and makes one `like` another where there is none; `credentials` are the
+    sidecar's own keys by pool; what `emulated` says of a pool by its name is for the emulator alone."""
     known = {**dict.fromkeys(POOLS, BOTH), **LIMITS, **(limits or {})}
     rows = {pool: [_limit(name, limit) for name, limit in known[pool].items()] for pool in POOLS}
     config = {
@@ -103,12 +118,20 @@ async def stand(
         with TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "config").mkdir()
-            documents = _documents(emulator, rows, policy or {})
+            documents = _documents(emulator, rows, policy or {}, pools or {})
             (folder / "config" / "all.yaml").write_text("\n---\n".join(map(json.dumps, documents)))
             broker = await start_broker(
                 BrokerSettings(config=folder / "config", port=0, admin_port=0, trust_claims=True)
             )
-            sidecar = await start_sidecar(Settings(port=0, admin_port=0, broker=f"127.0.0.1:{broker.port}", grace=1.0))
+            sidecar = await start_sidecar(
+                Settings(
+                    port=0,
+                    admin_port=0,
+                    broker=f"127.0.0.1:{broker.port}",
+                    grace=1.0,
+                    credentials=dict(credentials or {}),
+                )
+            )
             try:
                 assert await sidecar.broker.ready(10)
                 url, admin = f"http://127.0.0.1:{sidecar.port}", f"http://127.0.0.1:{broker.admin_port}"
@@ -124,15 +147,23 @@ def _limit(name: str, limit: int) -> dict[str, Any]:
 
 
 def _documents(
-    emulator: Emulator, rows: Mapping[str, list[dict[str, Any]]], policy: Mapping[str, Any]
+    emulator: Emulator,
+    rows: Mapping[str, list[dict[str, Any]]],
+    policy: Mapping[str, Any],
+    pools: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = []
-    for pool, (wire, url, models) in POOLS.items():
+    more = {name: dict(spec) for name, spec in pools.items()}
+    like = {name: spec.pop("like") for name, spec in more.items() if "like" in spec}
+    for name in [*POOLS, *like]:
+        pool = like.get(name, name)
+        wire, url, models = POOLS[pool]
         endpoint = getattr(emulator, url) + ("/v1" if wire == "Mistral" else "")
         spec = {"provider": wire, "endpoint": endpoint, "models": models, "limits": rows[pool]}
         if wire == "Groq":
             spec |= {"provider": "OpenAICompatible", "dialect": "Groq"}
-        documents.append({**API, "kind": "ProviderPool", "metadata": {"name": pool}, "spec": spec})
+        spec |= more.get(name, {})
+        documents.append({**API, "kind": "ProviderPool", "metadata": {"name": name}, "spec": spec})
     spec = {"tier": "Premium", "queue": {"maxWait": "5s"}, **policy}
     return [
         *documents,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Degraded and cached answers, whole and streamed, as the SDKs parse them."""
+"""Every fallback, whole and streamed, as the SDKs parse it: cached and degraded answers, another model, another pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistralai.client import Mistral
 from tests.sdk.stand import ASK, Stand, stand
 
 ONE = {"Requests": 1}
-ONCE = {"gpt": ONE, "claude": ONE, "gemini": ONE, "mistral": ONE}
+ONCE = {"gpt": ONE, "azure": ONE, "claude": ONE, "gemini": ONE, "mistral": ONE}
 SORRY = "Not now."
 FALLBACK = "x-sluicegate-fallback"
 
@@ -27,6 +27,17 @@ async def _openai(s: Stand, headers: Mapping[str, str], *, stream: bool) -> str:
             return (await client.chat.completions.create(**call)).choices[0].message.content or ""
         chunks = await client.chat.completions.create(**call, stream=True)
         return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+
+
+async def _azure(s: Stand, headers: Mapping[str, str], *, stream: bool) -> str:
+    async with openai.AsyncAzureOpenAI(
+        azure_endpoint=f"{s.url}/azure", api_key="az", api_version="2024-10-21"
+    ) as client:
+        call: Any = {"model": "my-gpt", "messages": ASK, "extra_headers": headers}
+        if not stream:
+            return (await client.chat.completions.create(**call)).choices[0].message.content or ""
+        chunks = await client.chat.completions.create(**call, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices])
 
 
 async def _responses(s: Stand, headers: Mapping[str, str], *, stream: bool) -> str:
@@ -68,20 +79,35 @@ async def _mistral(s: Stand, headers: Mapping[str, str], *, stream: bool) -> str
 
 
 ASKING = {
-    "openai": ("gpt", _openai),
-    "responses": ("gpt", _responses),
-    "anthropic": ("claude", _anthropic),
-    "google": ("gemini", _google),
-    "mistral": ("mistral", _mistral),
+    "openai": ("gpt", _openai, "gpt-4o-mini"),
+    "azure": ("azure", _azure, "my-mini"),
+    "responses": ("gpt", _responses, "gpt-4o-mini"),
+    "anthropic": ("claude", _anthropic, "claude-haiku-4-5"),
+    "google": ("gemini", _google, "gemini-2.5-flash-lite"),
+    "mistral": ("mistral", _mistral, "ministral-3b-latest"),
 }
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_degraded_and_cached_answers_parse(stream: bool) -> None:
-    for name, (pool, ask) in ASKING.items():
+    for name, (pool, ask, _) in ASKING.items():
         async with stand(limits=ONCE) as s:
             real = await ask(s, {FALLBACK: "cached:10m"}, stream=stream)
             assert real, name
             assert await ask(s, {FALLBACK: "cached:10m"}, stream=stream) == real, name
             assert await ask(s, {FALLBACK: f"degrade:{SORRY}"}, stream=stream) == SORRY, name
             assert s.sent == [(pool, 200)], name
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_another_model_and_another_pool_answer_in_the_same_wire(stream: bool) -> None:
+    async with stand(limits=ONCE) as s:
+        for name, (pool, ask, small) in ASKING.items():
+            before = len(s.sent)
+            first = name != "responses"  # which shares its pool with chat completions
+            if first:
+                assert await ask(s, {}, stream=stream), name
+            assert await ask(s, {FALLBACK: f"model:no-such, model:{small}"}, stream=stream), name
+            assert await ask(s, {FALLBACK: f"pool:{pool}-small"}, stream=stream), name
+            sent = [(record.pool, record.model, record.status) for record in s.emulator.calls.records][before:]
+            assert sent[first:] == [(f"{pool}-small", small, 200)] * 2, name

@@ -40,6 +40,7 @@ def grant(effect: Granted) -> pb.Grant:
         task_type=effect.party.task_type,
         trim_to_tokens=effect.trim_to,
         pool_credential=effect.foreign,
+        probe=effect.probe,
     )
 
 

@@ -7,7 +7,7 @@ A settlement is the exception: it must end its reservation, so that absurd figur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -32,7 +32,7 @@ from sluicegate.wire.values import (
     UsePool,
     UseTrimmed,
 )
-from sluicegate.wire.words import ErrorClass
+from sluicegate.wire.words import ErrorClass, Provider
 
 MAX_ID = 128
 MAX_NAME = 253
@@ -132,8 +132,15 @@ def acquire(
         cached_age=_cached_age(check, call),
         divisible=call.divisible,
         part=call.part,
+        taken_by=_taken_by(call.taken_by),
     )
     return event, check.violations
+
+
+def _taken_by(numbers: Iterable[int]) -> frozenset[Provider]:
+    """A provider of a later version is in no pool of this one."""
+    known: dict[int, Provider] = {convert.PROVIDER.to_proto(provider): provider for provider in Provider}
+    return frozenset(known[number] for number in numbers if number in known)
 
 
 def _cached_age(check: Checked, call: pb.CallRequest) -> float | None:
@@ -217,7 +224,8 @@ def attach(
 def observe(message: pb.Observation) -> Observe:
     """At most MAX_READINGS readings; whoever folds them in clamps their values. Unknown resources are left out."""
     readings = (_reading(reading) for reading in message.readings[:MAX_READINGS])
-    return Observe(message.call_id, tuple(reading for reading in readings if reading is not None))
+    known = tuple(reading for reading in readings if reading is not None)
+    return Observe(message.call_id, known, accepted=message.accepted)
 
 
 def _reading(reading: types_pb2.MeterReading) -> MeterReading | None:

@@ -70,8 +70,8 @@ class Emulator:
 
     @property
     def anthropic_url(self) -> str:
-        """What an Anthropic SDK takes as `base_url`."""
-        return self.url
+        """What an Anthropic SDK takes as `base_url`; with `/v1`, an OpenAI SDK."""
+        return f"{self.url}/anthropic"
 
     @property
     def azure_url(self) -> str:

@@ -115,13 +115,11 @@ class ErrorClass(StrEnum):
 class Reason(StrEnum):
     """Why a decision was taken: the same word in metric label, wire, log, header and command line."""
 
-    # grants
+    # grants; where another pool or model took the call, the reason is why its own could not
     ROOM = "room"  # nothing eligible of higher order waited; the budget had room
     TIER_ORDER = "tier_order"  # other eligible calls waited; this one was first in the order
     GUARANTEE = "guarantee"  # its tier's guarantee was due: the one permitted inversion
     BACKFILL = "backfill"  # it cannot delay the claim of the head of the order
-    FALLBACK = "fallback"  # another model or pool of the call's fallback list had room
-    FAILOVER = "failover"  # its pool cannot serve; another one that the pool names took it
     # what a waiting call waits for
     BINDING_LIMIT = "binding_limit"  # a meter of the pool lacks room
     HEADROOM = "headroom"  # the rest of the meter is reserved for higher tiers

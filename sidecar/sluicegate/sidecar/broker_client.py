@@ -148,10 +148,11 @@ class BrokerClient:
             self._out.cancels.append(call_id)
             self._wake.set()
 
-    def observe(self, call_id: str, readings: tuple[MeterReading, ...]) -> None:
-        """What a response's headers said, at once. Nothing is kept for a broker that is away."""
+    def observe(self, call_id: str, readings: tuple[MeterReading, ...], *, accepted: bool = False) -> None:
+        """What a response's headers said, at once, or that its body has begun. Nothing is kept for a broker that is
+        away."""
         if self.connected:
-            self._out.observations.append(messages.observation(call_id, readings))
+            self._out.observations.append(messages.observation(call_id, readings, accepted=accepted))
             self._wake.set()
 
     def settle(self, settlement: pb.Settlement) -> None:

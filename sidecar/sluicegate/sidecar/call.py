@@ -212,6 +212,8 @@ class Call:
     ) -> web.StreamResponse:
         books, provider = self._books, way.provider
         books.plan.advance(Step.ACCEPTED)
+        if grant.probe and upstream.status < 300 and body.reader.error is None:
+            self._s.broker.observe(books.call_id, (), accepted=True)
         books.explain(headers, grant)
         managed = bool(grant.pool) and upstream.status == 200 and body.decoder is None
         kept = Kept(self._s.cache.max_answer) if managed else None

@@ -36,6 +36,7 @@ def call_request(
     fingerprint: str,
     estimate: Estimate,
     criticality: Asked,
+    taken_by: Iterable[Provider] = (),
 ) -> pb.CallRequest:
     """The request for one slot."""
     return pb.CallRequest(
@@ -57,6 +58,7 @@ def call_request(
             exact=estimate.exact,
         ),
         criticality=_criticality(criticality),
+        taken_by=map(convert.PROVIDER.to_proto, taken_by),
     )
 
 
@@ -91,10 +93,11 @@ def _option(option: FallbackOption) -> types_pb2.FallbackOption:
             return types_pb2.FallbackOption(trim_input_tokens=tokens)
 
 
-def observation(call_id: str, readings: Iterable[MeterReading]) -> pb.Observation:
-    """What the headers of a call's response said."""
+def observation(call_id: str, readings: Iterable[MeterReading], *, accepted: bool) -> pb.Observation:
+    """What the headers of a call's response said. `accepted`: it is a success whose body has begun."""
     return pb.Observation(
         call_id=call_id,
+        accepted=accepted,
         readings=[
             types_pb2.MeterReading(
                 resource=convert.RESOURCE.to_proto(reading.resource),

@@ -24,7 +24,7 @@ from sluicegate.sidecar.call import Call
 from sluicegate.sidecar.core.criticality import InvalidValueError, read_criticality
 from sluicegate.sidecar.core.errors import Explanation, Refusal, refuse
 from sluicegate.sidecar.core.estimate import Prompt, estimate, prompt_of
-from sluicegate.sidecar.core.providers import MOUNTED, ErrorShape, Place
+from sluicegate.sidecar.core.providers import MOUNTED, ErrorShape, Place, taken_by
 from sluicegate.sidecar.core.routes import Target, join, target_of
 from sluicegate.sidecar.core.usage import OpaqueReader
 from sluicegate.sidecar.inbound import (
@@ -186,6 +186,7 @@ class Proxy:
             inbound.fingerprint,
             cost,
             inbound.criticality,
+            taken_by(inbound.table.provider, inbound.api.wire),
         )
         return await Call(self._s, request, inbound, call_id, cost, self._size).run(message)
 

@@ -4,7 +4,7 @@
 A grant breaks the order when eligible calls of a higher tier waited at that moment, unless its reason allows it:
 
 - `guarantee`: its tier's guarantee was due; `backfill`: it cannot delay the call that it passed.
-- `fallback`, and an unmanaged call: it was not in this pool's order.
+- Another outcome than granted, such as a fallback or an unmanaged call: it was not in this pool's order.
 
 `Decision.waiting` counts what the order counts: eligible calls of tenants and tiers that are not at their ceiling, and
 for an interactive call the interactive ones only, since batch yields to those of any tier. A batch call that goes
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from sluicegate.broker.core.effects import Decision
 from sluicegate.wire.words import Outcome, Reason
 
-_EXEMPT = frozenset({Reason.GUARANTEE, Reason.BACKFILL, Reason.FALLBACK, Reason.FAILOVER})
+_EXEMPT = frozenset({Reason.GUARANTEE, Reason.BACKFILL})
 
 
 @dataclass(frozen=True, slots=True)

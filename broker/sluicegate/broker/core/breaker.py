@@ -5,7 +5,7 @@ Theory of operation. While it is closed, outcomes are counted in a sliding windo
 no call of the pool is granted until `open_for` has passed, or what the provider asked for in `retry-after` where that
 is longer. Then it is half open: one call, the probe, goes; its success closes the breaker, its failure opens it for
 twice as long, up to `max_open_for`. A probe that was cancelled, or whose end nobody tells within `max_open_for`, says
-nothing: the next call is the probe.
+nothing: the next call is the probe. A probe has succeeded as soon as its answer begins: a stream may take minutes.
 
     state      event                                  next       does
     CLOSED     failure, at least minimum_calls, rate  OPEN       for open_for, or retry-after
@@ -13,7 +13,7 @@ nothing: the next call is the probe.
     CLOSED     success, other failure                 CLOSED     counts
     OPEN       a late failure with retry-after        OPEN       until that time, if it is later
     OPEN       its time                               HALF_OPEN  the next call is the probe
-    HALF_OPEN  probe succeeds                         CLOSED     counts from nothing
+    HALF_OPEN  probe's answer begins, or it succeeds  CLOSED     counts from nothing
     HALF_OPEN  probe fails, billing                   OPEN       for twice as long
     HALF_OPEN  probe neutral, or lost                 HALF_OPEN  the next call is the probe
     any        other bounds                           same       a cause billing is forgotten: CLOSED
@@ -105,6 +105,13 @@ class Breaker:
     def adopted(self) -> int:
         """A call that was in flight already: it counts while closed, and is never the probe."""
         return self.epoch if self.state is BreakerState.CLOSED else NO_EPOCH
+
+    def accepted(self, epoch: int) -> bool:
+        """The answer to a granted call, a success, has begun. Returns whether that closed the breaker."""
+        if self.state is not BreakerState.HALF_OPEN or epoch != self.epoch or not self.probe:
+            return False
+        self._close()
+        return True
 
     def ended(
         self, epoch: int, error: ErrorClass, now: float, *, retry_after: float | None = None, sent: bool = True

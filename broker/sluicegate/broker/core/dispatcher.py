@@ -89,7 +89,7 @@ class Dispatcher:
             case Observe():
                 found = self._held(event.call_id, event.session)
                 if found is not None and found[0].state is State.GRANTED:
-                    found[1].observe(found[0], event.readings, now, out)
+                    found[1].observe(found[0], event, now, out)
                     self._finish(found[1], now, out)
             case Cancel():
                 self._cancel(event, now, out)

@@ -13,7 +13,7 @@ Theory of operation. The pool says why (`Unserved`). In order:
 A call never comes back to a pool that it was sent away from, so a chain of failovers ends with the pools. It goes only
 where there is a key for it: the app's own for pools of the account that it was for, the session's for those that the
 session names. Tier, weight, ceilings and access are the target pool's; the reservation at the source is settled before
-anything is looked for.
+anything is looked for. To another provider it goes only where that provider takes its API (`Acquire.taken_by`).
 
     the target is of the call's own account      unless
     it is the pool that the call was for         -
@@ -125,7 +125,7 @@ class Diversions:
                 continue
             slack = call.give_up_at - now
             most = min(slack, item.wait) if item.may_wait and item.wait > 0.0 else slack
-            if self._move(call, source, target, model, Outcome.FALLBACK_POOL, now, out, most):
+            if self._move(item, source, target, model, Outcome.FALLBACK_POOL, now, out, most):
                 self.failovers[source.config.name, target.config.name, cause] += 1
                 return target
         return None
@@ -151,7 +151,7 @@ class Diversions:
             match option:
                 case UseModel() | UsePool():
                     for target, model, outcome in self._detours(call, option, source):
-                        if self._move(call, source, target, model, outcome, now, out):
+                        if self._move(item, source, target, model, outcome, now, out):
                             return Moved(target)
                 case UseTrimmed(target_tokens):
                     if relief.trim(call, target_tokens, item):
@@ -201,7 +201,7 @@ class Diversions:
 
     def _move(
         self,
-        call: Call,
+        item: Unserved,
         source: Pool,
         target: Pool,
         model: str,
@@ -210,7 +210,10 @@ class Diversions:
         out: list[Effect],
         most: float | None = None,
     ) -> bool:
-        """Hand `call` over if `target` has room now, or (`most`) in so many seconds. False: nothing changed."""
+        """Hand a call over if `target` has room now, or (`most`) in so many seconds. False: nothing changed."""
+        call = item.call
+        if not _takes_api(call, target.config):
+            return False
         foreign = not self._own_account(call, target.config)
         if foreign and target.config.name not in call.acquire.authenticated_pools:
             return False
@@ -221,10 +224,11 @@ class Diversions:
         if isinstance(standing, Refusal):
             return False
         target.ceilings_of(tenant)
-        before = (call.pool, call.model, call.outcome, call.party, call.tier, call.weight)
+        before = (call.pool, call.model, call.outcome, call.party, call.tier, call.weight, call.cause)
         held = (call.estimate, call.attempt, call.transient, call.eligible_at, call.visited, call.foreign)
         name = target.config.name
         call.pool, call.model, call.outcome, call.foreign = name, model, outcome, foreign
+        call.cause = item.reason
         call.party = Party(tenant.name, standing.tier_name, call.party.task_type)
         call.tier, call.weight = standing.tier, standing.weight
         call.estimate = self._calibration.correct(call.acquire.estimate, name, model, call.party.task_type)
@@ -235,7 +239,7 @@ class Diversions:
             call.attempt += 1
         if target.try_now(call, now, out) if most is None else target.host(call, most, now, out):
             return True
-        call.pool, call.model, call.outcome, call.party, call.tier, call.weight = before
+        call.pool, call.model, call.outcome, call.party, call.tier, call.weight, call.cause = before
         call.estimate, call.attempt, call.transient, call.eligible_at, call.visited, call.foreign = held
         return False
 
@@ -255,6 +259,10 @@ class Diversions:
             return acquire.key_fingerprint in target.key_fingerprints
         claiming = {pool.name for pool in self.resolver.pools_of(home.provider, acquire.model, acquire.key_fingerprint)}
         return not claiming >= {home.name, target.name}
+
+
+def _takes_api(call: Call, target: PoolConfig) -> bool:
+    return not call.acquire.taken_by or target.provider in call.acquire.taken_by
 
 
 def model_of(entry: FailoverConfig, model: str, target: PoolConfig) -> str | None:

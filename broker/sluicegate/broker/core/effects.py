@@ -24,7 +24,7 @@ class Granted:
     """A slot for `call_id` on `pool`. `model` is set where a fallback changed it; `pool` is empty when unmanaged.
 
     `trim_to`: it is for the call with its history trimmed to so many input tokens; 0: untouched. `foreign`: the pool is
-    not of the account that the app's own key is for.
+    not of the account that the app's own key is for. `probe`: the pool's circuit waits for what becomes of it.
     """
 
     call_id: str
@@ -39,6 +39,7 @@ class Granted:
     model: str = ""
     trim_to: int = 0
     foreign: bool = False
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)

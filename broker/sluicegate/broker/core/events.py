@@ -20,7 +20,8 @@ class Acquire:
     `lease`: seconds after which a grant that was not settled counts as a lost call.
 
     `cached_age`: seconds since the client cached an answer to it; inf: it has none; None: not said. `divisible`: it can
-    be sent in parts. `part`: it is one, and no fallback may change its model.
+    be sent in parts. `part`: it is one, and no fallback may change its model. `taken_by`: the providers that take its
+    API, its own with them; empty: not said.
     """
 
     call_id: str
@@ -38,6 +39,7 @@ class Acquire:
     cached_age: float | None = None
     divisible: bool = False
     part: bool = False
+    taken_by: frozenset[Provider] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,12 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """A response's headers arrived for a granted call."""
+    """A response's headers arrived for a granted call. `accepted`: it is a success, and its body has begun."""
 
     call_id: str
     readings: tuple[MeterReading, ...]
     session: str = ""
+    accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class Call:
         "begun",
         "binding",
         "call_id",
+        "cause",
         "chain",
         "charge",
         "check_at",
@@ -140,6 +141,7 @@ class Call:
         self.binding: MeterKey | None = None
         # Set by the dispatcher from policy.
         self.pool = ""
+        self.cause: Reason | None = None  # why another pool could not serve it
         self.home = ""  # the pool that it was for, whose key its app holds
         self.foreign = False  # where it is now is not of its home's account
         self.visited: tuple[str, ...] = ()  # the pools that it was sent away from
@@ -196,7 +198,8 @@ _PACE_SECONDS = 15.0
 class Flow:
     """A tenant's eligible calls in one tier of one pool, and its fairness tag (virtual seconds).
 
-    `interactive` and `batch` count its calls; `work` sums their charges by latency class.
+    `interactive` and `batch` count its calls, `leading` those of orchestrators; `work` sums their charges by latency
+    class.
     """
 
     __slots__ = (
@@ -209,6 +212,7 @@ class Flow:
         "in_flight",
         "interactive",
         "keys",
+        "leading",
         "parked_until",
         "served",
         "tag",
@@ -229,6 +233,7 @@ class Flow:
         self.parked_until = 0.0  # 0: not parked
         self.interactive = 0
         self.batch = 0
+        self.leading = 0
         self.in_flight = 0
         # By rank, and within one what belongs to chains that have begun before the rest.
         self.work = [[0.0] * meters for _ in range(2 * len(RANK))]
@@ -239,6 +244,11 @@ class Flow:
 
     def __len__(self) -> int:
         return self.interactive + self.batch
+
+    def ahead_in_line(self, call: Call) -> int:
+        """How many of its calls count against the tenant's queue bound when `call` comes, itself included if it is in:
+        for an orchestrator's those of orchestrators alone, since its own agents must not keep it out."""
+        return self.leading if call.leads else len(self)
 
     def begin(self, now: float) -> None:
         """Its backlog begins."""
@@ -281,6 +291,7 @@ class Flow:
             self.batch += 1
         else:
             self.interactive += 1
+        self.leading += call.leads
         work = self.work[_level(call)]
         for index, amount in enumerate(call.vector):
             work[index] += amount
@@ -301,6 +312,7 @@ class Flow:
             self.batch -= 1
         else:
             self.interactive -= 1
+        self.leading -= call.leads
         work = self.work[_level(call)]
         if not self.interactive and not self.batch:
             self._heap.clear()

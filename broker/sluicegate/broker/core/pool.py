@@ -26,7 +26,7 @@ from sluicegate.broker.core.budget import Budget
 from sluicegate.broker.core.chains import Chains
 from sluicegate.broker.core.config import PoolConfig, TenantConfig
 from sluicegate.broker.core.effects import Effect, Requeued, Settled
-from sluicegate.broker.core.events import Settle
+from sluicegate.broker.core.events import Observe, Settle
 from sluicegate.broker.core.flow import Call, Flow, State
 from sluicegate.broker.core.line import Line
 from sluicegate.broker.core.pump import Pump
@@ -34,7 +34,7 @@ from sluicegate.broker.core.queue import PoolQueue
 from sluicegate.broker.core.refuse import Unserved
 from sluicegate.broker.core.retry import Final, judge, real_usage
 from sluicegate.broker.core.units import Charge, MeterKey
-from sluicegate.wire.values import MeterReading, QuotaRejection
+from sluicegate.wire.values import QuotaRejection
 from sluicegate.wire.words import ErrorClass, Reason
 
 
@@ -174,7 +174,7 @@ class Pool:
     def _bound(self, call: Call, flow: Flow, now: float) -> bool:
         """Turn away a waiting call that is one too many, or would wait too long. Returns whether it still waits."""
         line = self._line
-        if len(flow) > call.max_depth:
+        if flow.ahead_in_line(call) > call.max_depth:
             line.leave(call, Reason.QUEUE_FULL_TENANT, now)
         elif line.queue.waiting > line.config.max_queue_depth:
             line.leave(call, Reason.QUEUE_FULL_POOL, now)
@@ -185,13 +185,13 @@ class Pool:
     def host(self, call: Call, most: float, now: float, out: list[Effect]) -> bool:
         """Take over a call of another pool: granted now, or waiting here no longer than `most` seconds. False: no
         trace."""
-        if self.try_now(call, now, out, Reason.FAILOVER):
+        if self.try_now(call, now, out):
             return True
         line = self._line
         if self.retired or not line.breaker.admits(now) or not line.price(call, now, quiet=True):
             return False
         flow = line.flow(call)
-        if len(flow) >= call.max_depth or line.queue.waiting >= line.config.max_queue_depth:
+        if flow.ahead_in_line(call) >= call.max_depth or line.queue.waiting >= line.config.max_queue_depth:
             return False
         line.queue.enter(call, flow, now)
         if line.predicted_wait(call, now) >= most:
@@ -206,8 +206,8 @@ class Pool:
         if call.state is not State.WAITING and self._pump.blocked is call:
             self._pump.run(now, out)
 
-    def try_now(self, call: Call, now: float, out: list[Effect], reason: Reason = Reason.FALLBACK) -> bool:
-        """Grant `call` as a fallback if it would be first in the order and the budget has room; else leave no trace."""
+    def try_now(self, call: Call, now: float, out: list[Effect]) -> bool:
+        """Grant `call`, of another pool, if it would be first in the order and there is room; else leave no trace."""
         line = self._line
         line.ranking.advance(now)
         if self.retired or not line.breaker.admits(now) or not line.price(call, now, quiet=True):
@@ -223,7 +223,7 @@ class Pool:
         if line.queue.tiers[call.tier].ceiling_ready_at(now, line.ranking.rates) > now:
             return False
         line.queue.enter(call, flow, now)
-        self._pump.grant(call, reason, now, out)
+        self._pump.grant(call, None, now, out)
         self._pump.run(now, out)
         return True
 
@@ -256,10 +256,11 @@ class Pool:
         call.state = State.DONE
         self._pump.run(now, out)
 
-    def observe(self, call: Call, readings: tuple[MeterReading, ...], now: float, out: list[Effect]) -> None:
+    def observe(self, call: Call, event: Observe, now: float, out: list[Effect]) -> None:
         """The headers of a granted call."""
-        grown = self._line.budget.observe(call.call_id, readings, now)
-        self._pump.run(now, out, unchanged=not grown)
+        grown = self._line.budget.observe(call.call_id, event.readings, now)
+        closed = event.accepted and self._line.breaker.accepted(call.epoch)
+        self._pump.run(now, out, unchanged=not (grown or closed))
 
     def lose(self, call: Call, now: float, out: list[Effect]) -> None:
         """A granted call whose sidecar is gone: it settles as unknown."""
@@ -351,7 +352,10 @@ class Pool:
             call.eligible_at = verdict.at
             line.unserve(call, Reason.PREDICTED_WAIT, verdict.at - now, may_wait=True)
         elif verdict.at >= call.give_up_at:
-            line.unserve(call, call.give_up_reason, verdict.at - now)
+            # After a transient error it is that which keeps the call from its pool, and not its wait.
+            message = f"the last attempt failed with {event.error_class}, and the next would come too late"
+            late = call.give_up_reason if verdict.reason is Reason.QUOTA_REQUEUED else Reason.ATTEMPTS_EXHAUSTED
+            line.unserve(call, late, verdict.at - now, "" if late is call.give_up_reason else message)
         else:
             call.attempt += 1
             line.queue.delay(call, verdict.at)

@@ -153,7 +153,7 @@ class Pump:
     def grant(
         self, call: Call, reason: Reason | None, now: float, out: list[Effect], *, reserved: bool = False
     ) -> None:
-        """Give `call`, which waits, its slot. `reason` None: it was its turn."""
+        """Give `call`, which waits, its slot. `reason` None: it was its turn, or another pool could not serve it."""
         line = self.line
         queue = line.queue
         tier = queue.tiers[call.tier]
@@ -167,7 +167,7 @@ class Pump:
         line.debit(call, now)
         waiting = queue.eligible(now, batch=call.rank == BATCH)
         if reason is None:
-            reason = Reason.TIER_ORDER if any(count for _, count in waiting) else Reason.ROOM
+            reason = call.cause or (Reason.TIER_ORDER if any(count for _, count in waiting) else Reason.ROOM)
         self._granted(call, reason, waiting, now, out)
 
     def _granted(
@@ -195,6 +195,7 @@ class Pump:
             "" if model == call.acquire.model else model,
             call.trim_to,
             call.foreign,
+            line.breaker.probe == call.call_id,
         )
         out.append(call.grant)
         out.append(

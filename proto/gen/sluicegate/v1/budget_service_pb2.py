@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from sluicegate.v1 import types_pb2 as sluicegate_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"sluicegate/v1/budget_service.proto\x12\rsluicegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19sluicegate/v1/types.proto\"\xb9\x02\n\x0b\x43\x61llRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12)\n\x08provider\x18\x03 \x01(\x0e\x32\x17.sluicegate.v1.Provider\x12\r\n\x05model\x18\x04 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x05 \x01(\t\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12)\n\x08\x65stimate\x18\x07 \x01(\x0b\x32\x17.sluicegate.v1.Estimate\x12/\n\x0b\x63riticality\x18\x08 \x01(\x0b\x32\x1a.sluicegate.v1.Criticality\x12+\n\x06\x63\x61\x63hed\x18\t \x01(\x0b\x32\x1b.sluicegate.v1.CachedAnswer\x12\x11\n\tdivisible\x18\n \x01(\x08\x12\x0c\n\x04part\x18\x0b \x01(\x08\"6\n\x0c\x43\x61\x63hedAnswer\x12&\n\x03\x61ge\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa3\x02\n\x05Grant\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\'\n\x07outcome\x18\x04 \x01(\x0e\x32\x16.sluicegate.v1.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12)\n\x06waited\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x15\n\rbinding_limit\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x0c\n\x04tier\x18\n \x01(\t\x12\x11\n\ttask_type\x18\x0b \x01(\t\x12\x16\n\x0etrim_to_tokens\x18\x0c \x01(\x03\x12\x17\n\x0fpool_credential\x18\r \x01(\x08\"\x90\x02\n\x08\x46\x61llback\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12-\n\x06option\x18\x02 \x01(\x0b\x32\x1d.sluicegate.v1.FallbackOption\x12+\n\x04next\x18\x03 \x03(\x0b\x32\x1d.sluicegate.v1.FallbackOption\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x31\n\x0epredicted_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04pool\x18\x06 \x01(\t\x12\x15\n\rbinding_limit\x18\x07 \x01(\t\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x0c\n\x04tier\x18\t \x01(\t\x12\x11\n\ttask_type\x18\n \x01(\t\"\xfb\x01\n\x06Reject\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04pool\x18\x05 \x01(\t\x12\x15\n\rbinding_limit\x18\x06 \x01(\t\x12\x12\n\nmitigation\x18\x07 \x01(\t\x12\x10\n\x08\x66its_now\x18\x08 \x01(\x03\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x0c\n\x04tier\x18\n \x01(\t\x12\x11\n\ttask_type\x18\x0b \x01(\t\x12\x13\n\x0bpart_tokens\x18\x0c \x01(\x03\"r\n\x0eRetryDirective\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12.\n\x0b\x65ligible_in\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"l\n\tSafeShare\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12)\n\x08resource\x18\x02 \x01(\x0e\x32\x17.sluicegate.v1.Resource\x12\x16\n\x0ewindow_seconds\x18\x03 \x01(\x01\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x01\"\xb8\x01\n\x05Route\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12)\n\x08provider\x18\x02 \x01(\x0e\x32\x17.sluicegate.v1.Provider\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x17\n\x0f\x61llow_plaintext\x18\x05 \x01(\x08\x12\x0f\n\x07\x64ialect\x18\x06 \x01(\t\x12*\n\tresources\x18\x07 \x03(\x0e\x32\x17.sluicegate.v1.Resource\"M\n\x0bObservation\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12-\n\x08readings\x18\x02 \x03(\x0b\x32\x1b.sluicegate.v1.MeterReading\"\x88\x02\n\nSettlement\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12.\n\x0b\x65rror_class\x18\x03 \x01(\x0e\x32\x19.sluicegate.v1.ErrorClass\x12\x12\n\ndispatched\x18\x04 \x01(\x08\x12\x11\n\tretriable\x18\x05 \x01(\x08\x12#\n\x05usage\x18\x06 \x01(\x0b\x32\x14.sluicegate.v1.Usage\x12,\n\x05quota\x18\x07 \x01(\x0b\x32\x1d.sluicegate.v1.QuotaRejection\x12.\n\x0bretry_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8e\x01\n\nAttachment\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.sluicegate.v1.CallRequest\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\"\x82\x01\n\x05Hello\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x17\n\x0fservice_account\x18\x03 \x01(\t\x12\x0b\n\x03pod\x18\x04 \x01(\t\x12\x1b\n\x13\x61uthenticated_pools\x18\x05 \x03(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\"\x18\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\t\"\x86\x02\n\x0eSessionRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x14.sluicegate.v1.Hello\x12,\n\x08\x61\x63quires\x18\x02 \x03(\x0b\x32\x1a.sluicegate.v1.CallRequest\x12\x0f\n\x07\x63\x61ncels\x18\x03 \x03(\t\x12\x30\n\x0cobservations\x18\x04 \x03(\x0b\x32\x1a.sluicegate.v1.Observation\x12.\n\x0bsettlements\x18\x05 \x03(\x0b\x32\x19.sluicegate.v1.Settlement\x12.\n\x0b\x61ttachments\x18\x06 \x03(\x0b\x32\x19.sluicegate.v1.Attachment\"\xc8\x03\n\x0fSessionResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.sluicegate.v1.Welcome\x12$\n\x06grants\x18\x02 \x03(\x0b\x32\x14.sluicegate.v1.Grant\x12*\n\tfallbacks\x18\x03 \x03(\x0b\x32\x17.sluicegate.v1.Fallback\x12&\n\x07rejects\x18\x04 \x03(\x0b\x32\x15.sluicegate.v1.Reject\x12.\n\x07retries\x18\x05 \x03(\x0b\x32\x1d.sluicegate.v1.RetryDirective\x12-\n\x0bsafe_shares\x18\x06 \x03(\x0b\x32\x18.sluicegate.v1.SafeShare\x12\x16\n\x0e\x63onfig_version\x18\x07 \x01(\t\x12$\n\x06routes\x18\x08 \x03(\x0b\x32\x14.sluicegate.v1.Route\x12\x41\n\x15on_broker_unavailable\x18\t \x01(\x0e\x32\".sluicegate.v1.OnBrokerUnavailable\x12\x32\n\x0freconnect_after\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x0e\x41\x63quireRequest\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.sluicegate.v1.CallRequest\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x17\n\x0fservice_account\x18\x03 \x01(\t\"o\n\x0f\x41\x63quireResponse\x12%\n\x05grant\x18\x01 \x01(\x0b\x32\x14.sluicegate.v1.GrantH\x00\x12+\n\x08\x66\x61llback\x18\x02 \x01(\x0b\x32\x17.sluicegate.v1.FallbackH\x00\x42\x08\n\x06\x61nswer\"o\n\rSettleRequest\x12-\n\nsettlement\x18\x01 \x01(\x0b\x32\x19.sluicegate.v1.Settlement\x12/\n\x0bobservation\x18\x02 \x01(\x0b\x32\x1a.sluicegate.v1.Observation\"O\n\x0eSettleResponse\x12\x0f\n\x07settled\x18\x01 \x01(\x08\x12,\n\x05retry\x18\x02 \x01(\x0b\x32\x1d.sluicegate.v1.RetryDirective2\xee\x01\n\rBudgetService\x12L\n\x07Session\x12\x1d.sluicegate.v1.SessionRequest\x1a\x1e.sluicegate.v1.SessionResponse(\x01\x30\x01\x12H\n\x07\x41\x63quire\x12\x1d.sluicegate.v1.AcquireRequest\x1a\x1e.sluicegate.v1.AcquireResponse\x12\x45\n\x06Settle\x12\x1c.sluicegate.v1.SettleRequest\x1a\x1d.sluicegate.v1.SettleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"sluicegate/v1/budget_service.proto\x12\rsluicegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19sluicegate/v1/types.proto\"\xe4\x02\n\x0b\x43\x61llRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12)\n\x08provider\x18\x03 \x01(\x0e\x32\x17.sluicegate.v1.Provider\x12\r\n\x05model\x18\x04 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x05 \x01(\t\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12)\n\x08\x65stimate\x18\x07 \x01(\x0b\x32\x17.sluicegate.v1.Estimate\x12/\n\x0b\x63riticality\x18\x08 \x01(\x0b\x32\x1a.sluicegate.v1.Criticality\x12+\n\x06\x63\x61\x63hed\x18\t \x01(\x0b\x32\x1b.sluicegate.v1.CachedAnswer\x12\x11\n\tdivisible\x18\n \x01(\x08\x12\x0c\n\x04part\x18\x0b \x01(\x08\x12)\n\x08taken_by\x18\x0c \x03(\x0e\x32\x17.sluicegate.v1.Provider\"6\n\x0c\x43\x61\x63hedAnswer\x12&\n\x03\x61ge\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb2\x02\n\x05Grant\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\'\n\x07outcome\x18\x04 \x01(\x0e\x32\x16.sluicegate.v1.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12)\n\x06waited\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x15\n\rbinding_limit\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x0c\n\x04tier\x18\n \x01(\t\x12\x11\n\ttask_type\x18\x0b \x01(\t\x12\x16\n\x0etrim_to_tokens\x18\x0c \x01(\x03\x12\x17\n\x0fpool_credential\x18\r \x01(\x08\x12\r\n\x05probe\x18\x0e \x01(\x08\"\x90\x02\n\x08\x46\x61llback\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12-\n\x06option\x18\x02 \x01(\x0b\x32\x1d.sluicegate.v1.FallbackOption\x12+\n\x04next\x18\x03 \x03(\x0b\x32\x1d.sluicegate.v1.FallbackOption\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x31\n\x0epredicted_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04pool\x18\x06 \x01(\t\x12\x15\n\rbinding_limit\x18\x07 \x01(\t\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x0c\n\x04tier\x18\t \x01(\t\x12\x11\n\ttask_type\x18\n \x01(\t\"\xfb\x01\n\x06Reject\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04pool\x18\x05 \x01(\t\x12\x15\n\rbinding_limit\x18\x06 \x01(\t\x12\x12\n\nmitigation\x18\x07 \x01(\t\x12\x10\n\x08\x66its_now\x18\x08 \x01(\x03\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x0c\n\x04tier\x18\n \x01(\t\x12\x11\n\ttask_type\x18\x0b \x01(\t\x12\x13\n\x0bpart_tokens\x18\x0c \x01(\x03\"r\n\x0eRetryDirective\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12.\n\x0b\x65ligible_in\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"l\n\tSafeShare\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12)\n\x08resource\x18\x02 \x01(\x0e\x32\x17.sluicegate.v1.Resource\x12\x16\n\x0ewindow_seconds\x18\x03 \x01(\x01\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x01\"\xb8\x01\n\x05Route\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12)\n\x08provider\x18\x02 \x01(\x0e\x32\x17.sluicegate.v1.Provider\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x17\n\x0f\x61llow_plaintext\x18\x05 \x01(\x08\x12\x0f\n\x07\x64ialect\x18\x06 \x01(\t\x12*\n\tresources\x18\x07 \x03(\x0e\x32\x17.sluicegate.v1.Resource\"_\n\x0bObservation\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12-\n\x08readings\x18\x02 \x03(\x0b\x32\x1b.sluicegate.v1.MeterReading\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\"\x88\x02\n\nSettlement\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12.\n\x0b\x65rror_class\x18\x03 \x01(\x0e\x32\x19.sluicegate.v1.ErrorClass\x12\x12\n\ndispatched\x18\x04 \x01(\x08\x12\x11\n\tretriable\x18\x05 \x01(\x08\x12#\n\x05usage\x18\x06 \x01(\x0b\x32\x14.sluicegate.v1.Usage\x12,\n\x05quota\x18\x07 \x01(\x0b\x32\x1d.sluicegate.v1.QuotaRejection\x12.\n\x0bretry_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8e\x01\n\nAttachment\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.sluicegate.v1.CallRequest\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\"\x82\x01\n\x05Hello\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x17\n\x0fservice_account\x18\x03 \x01(\t\x12\x0b\n\x03pod\x18\x04 \x01(\t\x12\x1b\n\x13\x61uthenticated_pools\x18\x05 \x03(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\"\x18\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\t\"\x86\x02\n\x0eSessionRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x14.sluicegate.v1.Hello\x12,\n\x08\x61\x63quires\x18\x02 \x03(\x0b\x32\x1a.sluicegate.v1.CallRequest\x12\x0f\n\x07\x63\x61ncels\x18\x03 \x03(\t\x12\x30\n\x0cobservations\x18\x04 \x03(\x0b\x32\x1a.sluicegate.v1.Observation\x12.\n\x0bsettlements\x18\x05 \x03(\x0b\x32\x19.sluicegate.v1.Settlement\x12.\n\x0b\x61ttachments\x18\x06 \x03(\x0b\x32\x19.sluicegate.v1.Attachment\"\xc8\x03\n\x0fSessionResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.sluicegate.v1.Welcome\x12$\n\x06grants\x18\x02 \x03(\x0b\x32\x14.sluicegate.v1.Grant\x12*\n\tfallbacks\x18\x03 \x03(\x0b\x32\x17.sluicegate.v1.Fallback\x12&\n\x07rejects\x18\x04 \x03(\x0b\x32\x15.sluicegate.v1.Reject\x12.\n\x07retries\x18\x05 \x03(\x0b\x32\x1d.sluicegate.v1.RetryDirective\x12-\n\x0bsafe_shares\x18\x06 \x03(\x0b\x32\x18.sluicegate.v1.SafeShare\x12\x16\n\x0e\x63onfig_version\x18\x07 \x01(\t\x12$\n\x06routes\x18\x08 \x03(\x0b\x32\x14.sluicegate.v1.Route\x12\x41\n\x15on_broker_unavailable\x18\t \x01(\x0e\x32\".sluicegate.v1.OnBrokerUnavailable\x12\x32\n\x0freconnect_after\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x0e\x41\x63quireRequest\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.sluicegate.v1.CallRequest\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x17\n\x0fservice_account\x18\x03 \x01(\t\"o\n\x0f\x41\x63quireResponse\x12%\n\x05grant\x18\x01 \x01(\x0b\x32\x14.sluicegate.v1.GrantH\x00\x12+\n\x08\x66\x61llback\x18\x02 \x01(\x0b\x32\x17.sluicegate.v1.FallbackH\x00\x42\x08\n\x06\x61nswer\"o\n\rSettleRequest\x12-\n\nsettlement\x18\x01 \x01(\x0b\x32\x19.sluicegate.v1.Settlement\x12/\n\x0bobservation\x18\x02 \x01(\x0b\x32\x1a.sluicegate.v1.Observation\"O\n\x0eSettleResponse\x12\x0f\n\x07settled\x18\x01 \x01(\x08\x12,\n\x05retry\x18\x02 \x01(\x0b\x32\x1d.sluicegate.v1.RetryDirective2\xee\x01\n\rBudgetService\x12L\n\x07Session\x12\x1d.sluicegate.v1.SessionRequest\x1a\x1e.sluicegate.v1.SessionResponse(\x01\x30\x01\x12H\n\x07\x41\x63quire\x12\x1d.sluicegate.v1.AcquireRequest\x1a\x1e.sluicegate.v1.AcquireResponse\x12\x45\n\x06Settle\x12\x1c.sluicegate.v1.SettleRequest\x1a\x1d.sluicegate.v1.SettleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,43 +34,43 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluicegate.v1.budget_servic
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CALLREQUEST']._serialized_start=113
-  _globals['_CALLREQUEST']._serialized_end=426
-  _globals['_CACHEDANSWER']._serialized_start=428
-  _globals['_CACHEDANSWER']._serialized_end=482
-  _globals['_GRANT']._serialized_start=485
-  _globals['_GRANT']._serialized_end=776
-  _globals['_FALLBACK']._serialized_start=779
-  _globals['_FALLBACK']._serialized_end=1051
-  _globals['_REJECT']._serialized_start=1054
-  _globals['_REJECT']._serialized_end=1305
-  _globals['_RETRYDIRECTIVE']._serialized_start=1307
-  _globals['_RETRYDIRECTIVE']._serialized_end=1421
-  _globals['_SAFESHARE']._serialized_start=1423
-  _globals['_SAFESHARE']._serialized_end=1531
-  _globals['_ROUTE']._serialized_start=1534
-  _globals['_ROUTE']._serialized_end=1718
-  _globals['_OBSERVATION']._serialized_start=1720
-  _globals['_OBSERVATION']._serialized_end=1797
-  _globals['_SETTLEMENT']._serialized_start=1800
-  _globals['_SETTLEMENT']._serialized_end=2064
-  _globals['_ATTACHMENT']._serialized_start=2067
-  _globals['_ATTACHMENT']._serialized_end=2209
-  _globals['_HELLO']._serialized_start=2212
-  _globals['_HELLO']._serialized_end=2342
-  _globals['_WELCOME']._serialized_start=2344
-  _globals['_WELCOME']._serialized_end=2368
-  _globals['_SESSIONREQUEST']._serialized_start=2371
-  _globals['_SESSIONREQUEST']._serialized_end=2633
-  _globals['_SESSIONRESPONSE']._serialized_start=2636
-  _globals['_SESSIONRESPONSE']._serialized_end=3092
-  _globals['_ACQUIREREQUEST']._serialized_start=3094
-  _globals['_ACQUIREREQUEST']._serialized_end=3196
-  _globals['_ACQUIRERESPONSE']._serialized_start=3198
-  _globals['_ACQUIRERESPONSE']._serialized_end=3309
-  _globals['_SETTLEREQUEST']._serialized_start=3311
-  _globals['_SETTLEREQUEST']._serialized_end=3422
-  _globals['_SETTLERESPONSE']._serialized_start=3424
-  _globals['_SETTLERESPONSE']._serialized_end=3503
-  _globals['_BUDGETSERVICE']._serialized_start=3506
-  _globals['_BUDGETSERVICE']._serialized_end=3744
+  _globals['_CALLREQUEST']._serialized_end=469
+  _globals['_CACHEDANSWER']._serialized_start=471
+  _globals['_CACHEDANSWER']._serialized_end=525
+  _globals['_GRANT']._serialized_start=528
+  _globals['_GRANT']._serialized_end=834
+  _globals['_FALLBACK']._serialized_start=837
+  _globals['_FALLBACK']._serialized_end=1109
+  _globals['_REJECT']._serialized_start=1112
+  _globals['_REJECT']._serialized_end=1363
+  _globals['_RETRYDIRECTIVE']._serialized_start=1365
+  _globals['_RETRYDIRECTIVE']._serialized_end=1479
+  _globals['_SAFESHARE']._serialized_start=1481
+  _globals['_SAFESHARE']._serialized_end=1589
+  _globals['_ROUTE']._serialized_start=1592
+  _globals['_ROUTE']._serialized_end=1776
+  _globals['_OBSERVATION']._serialized_start=1778
+  _globals['_OBSERVATION']._serialized_end=1873
+  _globals['_SETTLEMENT']._serialized_start=1876
+  _globals['_SETTLEMENT']._serialized_end=2140
+  _globals['_ATTACHMENT']._serialized_start=2143
+  _globals['_ATTACHMENT']._serialized_end=2285
+  _globals['_HELLO']._serialized_start=2288
+  _globals['_HELLO']._serialized_end=2418
+  _globals['_WELCOME']._serialized_start=2420
+  _globals['_WELCOME']._serialized_end=2444
+  _globals['_SESSIONREQUEST']._serialized_start=2447
+  _globals['_SESSIONREQUEST']._serialized_end=2709
+  _globals['_SESSIONRESPONSE']._serialized_start=2712
+  _globals['_SESSIONRESPONSE']._serialized_end=3168
+  _globals['_ACQUIREREQUEST']._serialized_start=3170
+  _globals['_ACQUIREREQUEST']._serialized_end=3272
+  _globals['_ACQUIRERESPONSE']._serialized_start=3274
+  _globals['_ACQUIRERESPONSE']._serialized_end=3385
+  _globals['_SETTLEREQUEST']._serialized_start=3387
+  _globals['_SETTLEREQUEST']._serialized_end=3498
+  _globals['_SETTLERESPONSE']._serialized_start=3500
+  _globals['_SETTLERESPONSE']._serialized_end=3579
+  _globals['_BUDGETSERVICE']._serialized_start=3582
+  _globals['_BUDGETSERVICE']._serialized_end=3820
 # @@protoc_insertion_point(module_scope)

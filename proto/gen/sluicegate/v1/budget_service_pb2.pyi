@@ -37,6 +37,7 @@ class CallRequest(_message.Message):
     CACHED_FIELD_NUMBER: _builtins.int
     DIVISIBLE_FIELD_NUMBER: _builtins.int
     PART_FIELD_NUMBER: _builtins.int
+    TAKEN_BY_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Chosen by the client, unique; a repeat gets the same answer."""
     pool: _builtins.str
@@ -59,6 +60,10 @@ class CallRequest(_message.Message):
     def cached(self) -> Global___CachedAnswer:
         """What the client's cache holds for this request. Absent: not said, and a cached fallback may miss."""
 
+    @_builtins.property
+    def taken_by(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Provider.ValueType]:
+        """The providers that take its API by a path of theirs, its own with them: a fallback goes nowhere else. Empty: not said."""
+
     def __init__(
         self,
         *,
@@ -73,10 +78,11 @@ class CallRequest(_message.Message):
         cached: Global___CachedAnswer | None = ...,
         divisible: _builtins.bool = ...,
         part: _builtins.bool = ...,
+        taken_by: _abc.Iterable[_types_pb2.Provider.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "criticality", b"criticality", "estimate", b"estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "call_id", b"call_id", "criticality", b"criticality", "divisible", b"divisible", "estimate", b"estimate", "key_fingerprint", b"key_fingerprint", "model", b"model", "part", b"part", "pool", b"pool", "provider", b"provider", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "call_id", b"call_id", "criticality", b"criticality", "divisible", b"divisible", "estimate", b"estimate", "key_fingerprint", b"key_fingerprint", "model", b"model", "part", b"part", "pool", b"pool", "provider", b"provider", "taken_by", b"taken_by", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,6 +131,7 @@ class Grant(_message.Message):
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     TRIM_TO_TOKENS_FIELD_NUMBER: _builtins.int
     POOL_CREDENTIAL_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     pool: _builtins.str
     model: _builtins.str
@@ -145,6 +152,8 @@ class Grant(_message.Message):
     """The pool is of another account or provider than the call's own credential is for: only a credential that the sidecar
     holds for this pool may go there.
     """
+    probe: _builtins.bool
+    """The pool's circuit is half open and waits for this call: its Observation should say `accepted` when that is known."""
     @_builtins.property
     def waited(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -163,10 +172,11 @@ class Grant(_message.Message):
         task_type: _builtins.str = ...,
         trim_to_tokens: _builtins.int = ...,
         pool_credential: _builtins.bool = ...,
+        probe: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "call_id", b"call_id", "model", b"model", "outcome", b"outcome", "pool", b"pool", "pool_credential", b"pool_credential", "reason", b"reason", "task_type", b"task_type", "tenant", b"tenant", "tier", b"tier", "trim_to_tokens", b"trim_to_tokens", "waited", b"waited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "binding_limit", b"binding_limit", "call_id", b"call_id", "model", b"model", "outcome", b"outcome", "pool", b"pool", "pool_credential", b"pool_credential", "probe", b"probe", "reason", b"reason", "task_type", b"task_type", "tenant", b"tenant", "tier", b"tier", "trim_to_tokens", b"trim_to_tokens", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -396,7 +406,10 @@ class Observation(_message.Message):
 
     CALL_ID_FIELD_NUMBER: _builtins.int
     READINGS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
+    accepted: _builtins.bool
+    """The response is a success, and its body has begun without an error."""
     @_builtins.property
     def readings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.MeterReading]: ...
     def __init__(
@@ -404,10 +417,11 @@ class Observation(_message.Message):
         *,
         call_id: _builtins.str = ...,
         readings: _abc.Iterable[_types_pb2.MeterReading] | None = ...,
+        accepted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "readings", b"readings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "call_id", b"call_id", "readings", b"readings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sluicegate.sidecar.core.providers.anthropic import ANTHROPIC
 from sluicegate.sidecar.core.providers.api import Api, ErrorShape, Place, ProviderTable, Streams, Wire
 from sluicegate.sidecar.core.providers.azure import AZURE_OPENAI
@@ -20,6 +22,13 @@ _BY_PROVIDER: dict[Provider, ProviderTable] = {table.provider: table for table i
 
 OPENAI_WIRE = frozenset({Provider.OPENAI, Provider.AZURE_OPENAI, Provider.OPENAI_COMPATIBLE})
 """Those whose own wire is OpenAI's."""
+
+
+@lru_cache
+def taken_by(own: Provider, wire: Wire) -> tuple[Provider, ...]:
+    """Where a call of `wire`, made to `own`, can go: there, and to the providers that have a path for that wire."""
+    others = (provider for provider in Provider if wire in table_of(provider).compatible)
+    return tuple(dict.fromkeys((own, *others)))
 
 
 def table_of(provider: Provider, dialect: str = "") -> ProviderTable:
@@ -43,4 +52,5 @@ __all__ = [
     "Streams",
     "Wire",
     "table_of",
+    "taken_by",
 ]
