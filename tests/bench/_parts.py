@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from google.protobuf.message import Message
@@ -17,19 +18,20 @@ from sluicegate.v1 import types_pb2
 from tests.bench import _peers
 from tests.bench._process import MEASURED, OTHERS, Program, free_port
 
+Document = dict[str, Any]
 BIN = Path(sys.executable).parent
 ENDLESS = 600_000_000_000
 """A limit per minute that nothing here reaches."""
 
 
-def pool(name: str, models: list[str], endpoint: str = "http://127.0.0.1:1/v1") -> dict[str, object]:
+def pool(name: str, models: list[str], endpoint: str = "http://127.0.0.1:1/v1") -> Document:
     """A pool's document whose limits never bind."""
     limits = [{"resource": resource, "limit": ENDLESS, "window": "1m"} for resource in ("Requests", "Tokens")]
     spec = {"provider": "OpenAI", "endpoint": endpoint, "models": models, "limits": limits}
     return _document("ProviderPool", {"name": name}, spec)
 
 
-def tenants(count: int) -> list[dict[str, object]]:
+def tenants(count: int) -> list[Document]:
     """Policies of `bench/t0`, `bench/t1`, ... over all tiers."""
     tiers = ("Critical", "Premium", "Standard", "Free")
     return [
@@ -38,7 +40,7 @@ def tenants(count: int) -> list[dict[str, object]]:
     ]
 
 
-def _document(kind: str, metadata: dict[str, str], spec: dict[str, object]) -> dict[str, object]:
+def _document(kind: str, metadata: Document, spec: Document) -> Document:
     return {"apiVersion": "sluicegate.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
 
 
@@ -58,14 +60,14 @@ class Served:
 
 @contextlib.contextmanager
 def broker(
-    folder: Path, documents: list[dict[str, object]], core: int = MEASURED, variant: str = "", port: int = 0
+    folder: Path, documents: list[Document], core: int = MEASURED, variant: str = "", port: int = 0
 ) -> Iterator[Served]:
     """A broker with `documents`. `variant`: see `_variant.py`."""
     (folder / "documents.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper))
     port, admin_port = port or free_port(), free_port()
     start = [BIN / "sluicegate-broker"] if not variant else [sys.executable, "-m", "tests.bench._variant", variant]
     arguments = ["--config", folder, "--port", port, "--admin-host", "127.0.0.1", "--admin-port", admin_port]
-    command = [str(word) for word in (*start, *arguments, "--trust-claims", "--log-level", "warning")]
+    command = [*start, *arguments, "--trust-claims", "--log-level", "warning"]
     with Program(command, core) as program:
         admin = f"http://127.0.0.1:{admin_port}"
         yield Served(program, port, admin, program.until(f"{admin}/readyz"))
@@ -85,7 +87,7 @@ def sidecar(
         **(more or {}),
     }
     start = [BIN / "sluicegate-sidecar"] if not variant else [sys.executable, "-m", "tests.bench._variant", variant]
-    with Program([str(word) for word in start], core, environment) as program:
+    with Program(start, core, environment) as program:
         admin = f"http://127.0.0.1:{admin_port}"
         yield Served(program, port, admin, program.until(f"{admin}/readyz"))
 
@@ -93,7 +95,7 @@ def sidecar(
 @contextlib.contextmanager
 def upstream(*arguments: object) -> Iterator[str]:
     """The load program's provider: its OpenAI base URL."""
-    with Program([_peers.load(), "upstream", *map(str, arguments)], OTHERS, talks=True) as program:
+    with Program([_peers.load(), "upstream", *arguments], OTHERS, talks=True) as program:
         yield f"http://127.0.0.1:{program.hear()['port']}/v1"
 
 

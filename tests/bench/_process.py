@@ -33,7 +33,7 @@ class Program:
 
     def __init__(
         self,
-        command: Sequence[str | Path],
+        command: Sequence[object],
         core: int | None = MEASURED,
         environment: Mapping[str, str] | None = None,
         *,
@@ -41,6 +41,7 @@ class Program:
         talks: bool = False,
     ) -> None:
         self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._name = Path(str(command[0])).name
         self._process = subprocess.Popen(
             [str(word) for word in command],
             env={**os.environ, **(environment or {})},
@@ -96,7 +97,7 @@ class Program:
                 if answer.status == 200:
                     return time.perf_counter() - begun
             time.sleep(0.01)
-        raise RuntimeError(f"{self._process.args} is not ready:\n{self.tail()}")
+        raise RuntimeError(f"{self._name} is not ready:\n{self.tail()}")
 
     def tail(self) -> str:
         """The end of what it wrote."""
@@ -114,13 +115,13 @@ class Program:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} went away:\n{self.tail()}")
+            raise RuntimeError(f"{self._name} went away:\n{self.tail()}")
         return json.loads(line)
 
 
-def load(command: str, *arguments: object, core: int | None = OTHERS) -> Any:
+def load(*arguments: object, core: int | None = OTHERS) -> Any:
     """Runs the load program to its end, beside what is measured; its one line of figures."""
-    with Program([_peers.load(), command, *(str(word) for word in arguments)], core, talks=True) as program:
+    with Program([_peers.load(), *arguments], core, talks=True) as program:
         return program.hear()
 
 
