@@ -56,7 +56,7 @@ def test_pools_tenants_and_safe_shares() -> None:
     ]
     tenants = {tenant.name: tenant for tenant in broker.tenant_status(2.0)}
     assert (tenants["a/f"].granted, tenants["a/f"].in_flight, tenants["a/f"].waiting) == (1, 1, 1)
-    assert [(share.pool, share.amount) for share in broker.safe_shares("s1", 2.0)] == [("gpt", 150.0)]
+    assert [(share.pool, share.amount) for share in broker.safe_shares(broker.sharers("s1"))] == [("gpt", 150.0)]
 
 
 def test_views_change_nothing() -> None:

@@ -20,6 +20,7 @@ from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Se
 from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
+from sluicegate.wire.labelled import Labelled
 from sluicegate.wire.words import ErrorClass, Outcome
 
 OTHER = "other"
@@ -63,54 +64,76 @@ class Metrics:
         self.task_type = Capped(_TASK_TYPES)
         self._runtime = runtime
         reg = self.registry
-        self._requests = Counter(
-            "sluicegate_requests", "Calls by what became of them in the end", (*_PARTY, "outcome"), registry=reg
+        self._requests = Labelled(
+            Counter(
+                "sluicegate_requests", "Calls by what became of them in the end", (*_PARTY, "outcome"), registry=reg
+            )
         )
-        self._attempts = Counter(
-            "sluicegate_attempts", "Grants, those of a call's further attempts included", _PARTY, registry=reg
+        self._attempts = Labelled(
+            Counter("sluicegate_attempts", "Grants, those of a call's further attempts included", _PARTY, registry=reg)
         )
         self._open: dict[str, tuple[tuple[str, str, str, str], Outcome]] = {}  # calls in flight, as they were granted
-        self._decisions = Counter(
-            "sluicegate_decisions", "Decisions by their reason", ("pool", "tier", "outcome", "reason"), registry=reg
+        self._decisions = Labelled(
+            Counter(
+                "sluicegate_decisions", "Decisions by their reason", ("pool", "tier", "outcome", "reason"), registry=reg
+            )
         )
-        self._waits = Histogram(
-            "sluicegate_queue_wait_seconds",
-            "Time from a call's arrival to its first decision",
-            (*_PARTY, "outcome"),
-            buckets=_WAITS,
-            registry=reg,
+        self._waits = Labelled(
+            Histogram(
+                "sluicegate_queue_wait_seconds",
+                "Time from a call's arrival to its first decision",
+                (*_PARTY, "outcome"),
+                buckets=_WAITS,
+                registry=reg,
+            )
         )
-        self._retries = Counter(
-            "sluicegate_retries", "Attempts that went back to the queue", (*_PARTY, "reason"), registry=reg
+        self._retries = Labelled(
+            Counter("sluicegate_retries", "Attempts that went back to the queue", (*_PARTY, "reason"), registry=reg)
         )
-        self._reserved = Counter(
-            "sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", _PARTY, registry=reg
+        self._reserved = Labelled(
+            Counter("sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", _PARTY, registry=reg)
         )
-        self._reserved_ratio = Histogram(
-            "sluicegate_reserved_ratio",
-            "Tokens reserved / really used, per call",
-            ["pool"],
-            buckets=_RATIOS,
-            registry=reg,
+        self._reserved_ratio = Labelled(
+            Histogram(
+                "sluicegate_reserved_ratio",
+                "Tokens reserved / really used, per call",
+                ["pool"],
+                buckets=_RATIOS,
+                registry=reg,
+            )
         )
-        self._estimate_ratio = Histogram(
-            "sluicegate_estimate_ratio",
-            "Input tokens expected / real, per call",
-            ["pool"],
-            buckets=_RATIOS,
-            registry=reg,
+        self._estimate_ratio = Labelled(
+            Histogram(
+                "sluicegate_estimate_ratio",
+                "Input tokens expected / real, per call",
+                ["pool"],
+                buckets=_RATIOS,
+                registry=reg,
+            )
         )
-        self._consumed = Counter(
-            "sluicegate_tokens_consumed", "Tokens really used, as providers reported", (*_PARTY, "kind"), registry=reg
+        self._consumed = Labelled(
+            Counter(
+                "sluicegate_tokens_consumed",
+                "Tokens really used, as providers reported",
+                (*_PARTY, "kind"),
+                registry=reg,
+            )
         )
-        self._responses = Counter(
-            "sluicegate_provider_responses", "Attempts by what the provider answered", ("pool", "class"), registry=reg
+        self._responses = Labelled(
+            Counter(
+                "sluicegate_provider_responses",
+                "Attempts by what the provider answered",
+                ("pool", "class"),
+                registry=reg,
+            )
         )
-        self._anomalies = Counter(
-            "sluicegate_settlement_anomalies",
-            "Absurd fields of settlements, counted as not said",
-            ("field",),
-            registry=reg,
+        self._anomalies = Labelled(
+            Counter(
+                "sluicegate_settlement_anomalies",
+                "Absurd fields of settlements, counted as not said",
+                ("field",),
+                registry=reg,
+            )
         )
         build = Gauge("sluicegate_build_info", "1, labelled with the version", ("version",), registry=reg)
         build.labels(_version()).set(1)
@@ -126,7 +149,7 @@ class Metrics:
                     self._decided(effect)
                 case Requeued():
                     ended.pop(effect.call_id, None)
-                    self._retries.labels(*self.party(effect.party, effect.pool), effect.reason).inc()
+                    self._retries(*self.party(effect.party, effect.pool), effect.reason).inc()
                 case Settled():
                     ended[effect.call_id] = None
                     self._settled(effect)
@@ -135,36 +158,36 @@ class Metrics:
 
         for call_id in ended:
             if (found := self._open.pop(call_id, None)) is not None:
-                self._requests.labels(*found[0], found[1]).inc()
+                self._requests(*found[0], found[1]).inc()
 
     def _decided(self, decision: Decision) -> None:
         """A call that was granted is counted when its last attempt has ended, every other one now."""
         labels = self.party(decision.party, decision.pool)
-        self._decisions.labels(labels[0], decision.party.tier, decision.outcome, decision.reason).inc()
+        self._decisions(labels[0], decision.party.tier, decision.outcome, decision.reason).inc()
         if decision.attempt <= 1 and decision.call_id not in self._open:
-            self._waits.labels(*labels, decision.outcome).observe(max(0.0, decision.waited))
+            self._waits(*labels, decision.outcome).observe(max(0.0, decision.waited))
         if decision.outcome in _GRANTING:
-            self._attempts.labels(*labels).inc()
+            self._attempts(*labels).inc()
             self._open[decision.call_id] = (labels, decision.outcome)
         else:
             self._open.pop(decision.call_id, None)
-            self._requests.labels(*labels, decision.outcome).inc()
+            self._requests(*labels, decision.outcome).inc()
 
     def _settled(self, effect: Settled) -> None:
         labels = self.party(effect.party, effect.pool)
-        self._responses.labels(labels[0], effect.error_class).inc()
-        self._reserved.labels(*labels).inc(max(0.0, effect.reserved_tokens))
+        self._responses(labels[0], effect.error_class).inc()
+        self._reserved(*labels).inc(max(0.0, effect.reserved_tokens))
         if effect.used_tokens is not None:
-            self._consumed.labels(*labels, "input").inc(max(0, effect.input_tokens))
-            self._consumed.labels(*labels, "output").inc(max(0, effect.output_tokens))
+            self._consumed(*labels, "input").inc(max(0, effect.input_tokens))
+            self._consumed(*labels, "output").inc(max(0, effect.output_tokens))
         if effect.error_class == ErrorClass.NONE and effect.used_tokens:
-            self._reserved_ratio.labels(effect.pool).observe(effect.reserved_tokens / effect.used_tokens)
+            self._reserved_ratio(effect.pool).observe(effect.reserved_tokens / effect.used_tokens)
             if effect.input_tokens > 0:
-                self._estimate_ratio.labels(effect.pool).observe(effect.estimated_input / effect.input_tokens)
+                self._estimate_ratio(effect.pool).observe(effect.estimated_input / effect.input_tokens)
 
     def absurd(self, field: str) -> None:
         """A settlement said nonsense in `field`."""
-        self._anomalies.labels(field).inc()
+        self._anomalies(field).inc()
 
     def party(self, party: Party, pool: str) -> tuple[str, str, str, str]:
         known = pool if pool in self._runtime.snapshot.pools else ""

@@ -46,6 +46,7 @@ MAX_READINGS = 32
 MAX_POOLS = 1_000
 WEEK = 7 * 86_400.0
 _SHOWN = 40
+_UNSAID = Criticality()
 
 T = TypeVar("T")
 
@@ -167,6 +168,8 @@ def _estimate(check: Checked, estimate: types_pb2.Estimate) -> Estimate:
 
 
 def _criticality(check: Checked, said: types_pb2.Criticality) -> Criticality:
+    if not said.ByteSize():
+        return _UNSAID
     prefix = "criticality"
     if len(said.fallback) > MAX_FALLBACKS:
         check.fail(f"{prefix}.fallback", f"{len(said.fallback)} entries; at most {MAX_FALLBACKS} are allowed")
@@ -221,11 +224,11 @@ def attach(
     return Attach(event, message.granted, min(age, WEEK), max(1, min(message.attempt, 1_000))), violations
 
 
-def observe(message: pb.Observation) -> Observe:
+def observe(message: pb.Observation, session: str) -> Observe:
     """At most MAX_READINGS readings; whoever folds them in clamps their values. Unknown resources are left out."""
     readings = (_reading(reading) for reading in message.readings[:MAX_READINGS])
     known = tuple(reading for reading in readings if reading is not None)
-    return Observe(message.call_id, known, accepted=message.accepted)
+    return Observe(message.call_id, known, session=session, accepted=message.accepted)
 
 
 def _reading(reading: types_pb2.MeterReading) -> MeterReading | None:
@@ -245,7 +248,7 @@ def _reading(reading: types_pb2.MeterReading) -> MeterReading | None:
     )
 
 
-def settle(message: pb.Settlement) -> tuple[Settle, list[str]]:
+def settle(message: pb.Settlement, session: str) -> tuple[Settle, list[str]]:
     """The event, and the fields whose values were absurd and count as not said."""
     absurd: list[str] = []
     try:
@@ -275,6 +278,7 @@ def settle(message: pb.Settlement) -> tuple[Settle, list[str]]:
         usage=usage,
         quota=_quota(message.quota, absurd) if message.HasField("quota") else None,
         retry_after=retry_after,
+        session=session,
     )
     return event, absurd
 

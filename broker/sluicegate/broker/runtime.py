@@ -25,6 +25,7 @@ Answer = Granted | FellBack | Rejected | Requeued
 Then = Callable[[Sequence[Effect]], None]
 
 _TURN = 1_000
+_FOR_WITNESSES = (Decision, Settled)
 _SHORTEST_SLEEP = 0.0005
 _LONGEST_SLEEP = 3_600.0
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class Runtime:
         elif isinstance(event, Attach):
             asker = (event.acquire.call_id, event.acquire.session)
         for effect in effects:
-            if isinstance(effect, Decision | Settled):
+            if isinstance(effect, _FOR_WITNESSES):
                 continue
             session = asker[1] if asker is not None and asker[0] == effect.call_id else effect.session
             recipient = self._recipients.get(session)

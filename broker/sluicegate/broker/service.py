@@ -194,9 +194,9 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
             else:
                 self._runtime.submit(acquire)
         for observation in message.observations:
-            self._runtime.submit(replace(requests.observe(observation), session=session.session_id))
+            self._runtime.submit(requests.observe(observation, session.session_id))
         for settlement in message.settlements:
-            self._runtime.submit(replace(self._settlement(settlement), session=session.session_id))
+            self._runtime.submit(self._settlement(settlement, session.session_id))
         for call_id in message.cancels:
             self._runtime.submit(events.Cancel(call_id, session.session_id))
 
@@ -205,8 +205,8 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         call = call_id[: requests.MAX_ID]
         session.outbox.reject(pb.Reject(call_id=call, reason=Reason.INVALID_REQUEST, message=refusal.message))
 
-    def _settlement(self, message: pb.Settlement) -> events.Settle:
-        event, absurd = requests.settle(message)
+    def _settlement(self, message: pb.Settlement, session: str) -> events.Settle:
+        event, absurd = requests.settle(message, session)
         for field in absurd:
             self._absurd(field)
         return event
@@ -272,16 +272,16 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         if self._stopping:
             await refuse(context, _stopping())
         if request.HasField("observation"):
-            observation = requests.observe(request.observation)
+            observation = requests.observe(request.observation, session)
             if observation.call_id in ("", call_id):
-                self._runtime.submit(type(observation)(call_id, observation.readings, session))
+                self._runtime.submit(replace(observation, call_id=call_id))
         done: asyncio.Future[Sequence[Effect]] = asyncio.get_running_loop().create_future()
 
         def then(effects: Sequence[Effect]) -> None:
             if not done.done():
                 done.set_result(effects)
 
-        self._runtime.submit(replace(self._settlement(request.settlement), session=session), then)
+        self._runtime.submit(self._settlement(request.settlement, session), then)
         response = pb.SettleResponse()
         for effect in await done:
             if isinstance(effect, Settled) and effect.call_id == call_id:

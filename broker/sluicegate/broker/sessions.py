@@ -16,7 +16,7 @@ from sluicegate.broker import answers
 from sluicegate.broker.core.config import EMPTY, Snapshot
 from sluicegate.broker.core.events import Acquire, SessionLost
 from sluicegate.broker.core.resolve import Refusal, Resolver
-from sluicegate.broker.core.units import SafeShare, Workload
+from sluicegate.broker.core.units import Workload
 from sluicegate.broker.outbox import Outbox
 from sluicegate.broker.runtime import Answer, Runtime
 from sluicegate.v1 import budget_service_pb2 as pb
@@ -38,7 +38,8 @@ class Session:
     pools: frozenset[str]
     hang_up: Callable[[], None]
     outbox: Outbox = field(default_factory=Outbox)
-    shares: tuple[SafeShare, ...] = ()
+    shares: bytes = b""
+    """The message of safe shares that it was told last."""
 
     def deliver(self, answer: Answer) -> None:
         self.outbox.deliver(answer)
@@ -57,6 +58,7 @@ class Sessions:
         self._live: dict[str, Session] = {}
         self._away: dict[str, asyncio.TimerHandle] = {}
         self._routes = pb.SessionResponse()
+        self._shares: dict[int, tuple[bytes, pb.SessionResponse]] = {}  # by the number of sharers, of this turn
         self._snapshot = EMPTY
         self._resolver = Resolver(EMPTY, trust_claims=False)
         self._stopping = False
@@ -111,6 +113,7 @@ class Sessions:
 
     def configured(self, snapshot: Snapshot) -> None:
         """Tell every session the new routes, version and shares. Call it when the core has the snapshot."""
+        self._shares.clear()
         for session in self._live.values():
             self._tell_routes(session)
             self._tell_shares(session)
@@ -119,6 +122,7 @@ class Sessions:
         """Send shares whenever they changed, until cancelled: they depend on learned limits and on who is connected."""
         while True:
             await asyncio.sleep(_SHARES_EVERY)
+            self._shares.clear()
             for index, session in enumerate(list(self._live.values())):
                 self._tell_shares(session)
                 if index % 100 == 99:
@@ -160,7 +164,13 @@ class Sessions:
         return OnBrokerUnavailable.SAFE_SHARE if isinstance(tenant, Refusal) else tenant.on_broker_unavailable
 
     def _tell_shares(self, session: Session) -> None:
-        shares = self._runtime.dispatcher.safe_shares(session.session_id, self._runtime.clock())
+        dispatcher = self._runtime.dispatcher
+        sharers = dispatcher.sharers(session.session_id)
+        found = self._shares.get(sharers)
+        if found is None:
+            message = pb.SessionResponse(safe_shares=map(answers.safe_share, dispatcher.safe_shares(sharers)))
+            found = self._shares[sharers] = message.SerializeToString(), message
+        shares, message = found
         if shares != session.shares:
             session.shares = shares
-            session.outbox.tell(pb.SessionResponse(safe_shares=[answers.safe_share(share) for share in shares]))
+            session.outbox.tell(message)

@@ -101,6 +101,10 @@ class Budget:
         """Calls that were granted and have not settled."""
         return len(self._calls)
 
+    def limits(self) -> list[tuple[MeterKey, float]]:
+        """Each meter's limit per window, as learned."""
+        return [(key, meter.limit) for key, meter in self._meters.items()]
+
     # ---- before a grant
 
     def charge(self, estimate: Estimate, kind: str) -> Charge:

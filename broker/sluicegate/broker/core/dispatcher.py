@@ -413,11 +413,17 @@ class Dispatcher:
         found = self._pools.get(pool)
         return [] if found is None else list(islice(views.waiting_calls(found, now), limit))
 
-    def safe_shares(self, session: str, now: float) -> tuple[SafeShare, ...]:
-        """What `session` may spend alone per window while the broker is away: half of each limit, split evenly."""
+    def sharers(self, session: str) -> int:
+        """Among how many the safe shares are split, `session` included: rounded up by an eighth at most, so that not
+        every session that comes or goes changes everyone's."""
         sessions = len(self._sessions) + (session not in self._sessions)
+        step = 1 << max(0, sessions.bit_length() - 4)
+        return -(-sessions // step) * step
+
+    def safe_shares(self, sharers: int) -> tuple[SafeShare, ...]:
+        """What each of `sharers` may spend alone per window while the broker is away: half of each limit, split."""
         return tuple(
-            SafeShare(name, meter.key, meter.limit * _SAFE_FRACTION / sessions)
+            SafeShare(name, key, limit * _SAFE_FRACTION / sharers)
             for name, pool in self._pools.items()
-            for meter in pool.budget.status(now)
+            for key, limit in pool.budget.limits()
         )

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Broker, sidecar and what stands around them, as processes, and the messages of the load program."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.protobuf.message import Message
+
+from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.v1 import types_pb2
+from tests.bench import _peers
+from tests.bench._process import MEASURED, OTHERS, Program, free_port
+
+Document = dict[str, Any]
+BIN = Path(sys.executable).parent
+ENDLESS = 600_000_000_000
+"""A limit per minute that nothing here reaches."""
+
+
+def pool(name: str, models: list[str], endpoint: str = "http://127.0.0.1:1/v1") -> Document:
+    """A pool's document whose limits never bind."""
+    limits = [{"resource": resource, "limit": ENDLESS, "window": "1m"} for resource in ("Requests", "Tokens")]
+    spec = {"provider": "OpenAI", "endpoint": endpoint, "models": models, "limits": limits}
+    return _document("ProviderPool", {"name": name}, spec)
+
+
+def tenants(count: int) -> list[Document]:
+    """Policies of `bench/t0`, `bench/t1`, ... over all tiers."""
+    tiers = ("Critical", "Premium", "Standard", "Free")
+    return [
+        _document("TenantPolicy", {"name": f"t{n}", "namespace": "bench"}, {"tier": tiers[n % 4], "weight": 1 + n % 5})
+        for n in range(count)
+    ]
+
+
+def _document(kind: str, metadata: Document, spec: Document) -> Document:
+    return {"apiVersion": "sluicegate.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A program that serves. `took`: seconds from its start to ready."""
+
+    program: Program
+    port: int
+    admin: str
+    took: float
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+@contextlib.contextmanager
+def broker(
+    folder: Path, documents: list[Document], core: int = MEASURED, variant: str = "", port: int = 0
+) -> Iterator[Served]:
+    """A broker with `documents`. `variant`: see `_variant.py`."""
+    (folder / "documents.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper))
+    port, admin_port = port or free_port(), free_port()
+    start = [BIN / "sluicegate-broker"] if not variant else [sys.executable, "-m", "tests.bench._variant", variant]
+    arguments = ["--config", folder, "--port", port, "--admin-host", "127.0.0.1", "--admin-port", admin_port]
+    command = [*start, *arguments, "--trust-claims", "--log-level", "warning"]
+    with Program(command, core) as program:
+        admin = f"http://127.0.0.1:{admin_port}"
+        yield Served(program, port, admin, program.until(f"{admin}/readyz"))
+
+
+@contextlib.contextmanager
+def sidecar(
+    broker_address: str, core: int = MEASURED, variant: str = "", more: dict[str, str] | None = None
+) -> Iterator[Served]:
+    """A sidecar with its session."""
+    port, admin_port = free_port(), free_port()
+    environment = {
+        "SLUICEGATE_SIDECAR_BROKER": broker_address,
+        "SLUICEGATE_SIDECAR_PORT": str(port),
+        "SLUICEGATE_SIDECAR_ADMIN_PORT": str(admin_port),
+        "SLUICEGATE_SIDECAR_NAMESPACE": "bench",
+        **(more or {}),
+    }
+    start = [BIN / "sluicegate-sidecar"] if not variant else [sys.executable, "-m", "tests.bench._variant", variant]
+    with Program(start, core, environment) as program:
+        admin = f"http://127.0.0.1:{admin_port}"
+        yield Served(program, port, admin, program.until(f"{admin}/readyz"))
+
+
+@contextlib.contextmanager
+def upstream(*arguments: object) -> Iterator[str]:
+    """The load program's provider: its OpenAI base URL."""
+    with Program([_peers.load(), "upstream", *arguments], OTHERS, talks=True) as program:
+        yield f"http://127.0.0.1:{program.hear()['port']}/v1"
+
+
+def hello() -> str:
+    """As the load program takes it."""
+    return _hex(pb.Hello(namespace="bench", service_account="default", pod="p", version="1"))
+
+
+def ask(model: str, tenant: str = "") -> str:
+    """A CallRequest as the sidecar makes it for a chat of some hundred tokens."""
+    estimate = types_pb2.Estimate(input_tokens=110, output_tokens=100, max_output_tokens=100, characters=400, choices=1)
+    request = pb.CallRequest(
+        provider=types_pb2.PROVIDER_OPENAI,
+        model=model,
+        key_fingerprint="0" * 32,
+        tenant=tenant,
+        estimate=estimate,
+        criticality=types_pb2.Criticality(),
+        cached=pb.CachedAnswer(),
+    )
+    return _hex(request)
+
+
+def observed() -> str:
+    """What its response's headers said."""
+    readings = [
+        types_pb2.MeterReading(
+            resource=resource, limit=1e9, remaining_low=999_999_000.0, remaining_high=999_999_000.0, reset_seconds=0.001
+        )
+        for resource in (types_pb2.RESOURCE_REQUESTS, types_pb2.RESOURCE_TOKENS)
+    ]
+    return _hex(pb.Observation(readings=readings))
+
+
+def settled() -> str:
+    """Its end."""
+    usage = types_pb2.Usage(input_tokens=105, output_tokens=60)
+    return _hex(pb.Settlement(attempt=1, error_class=types_pb2.ERROR_CLASS_NONE, dispatched=True, usage=usage))
+
+
+def _hex(message: Message) -> str:
+    return message.SerializeToString().hex()

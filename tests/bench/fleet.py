@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker with 1,000 connected sidecars, 10,000 tenants and 200 pools: `python tests/bench/fleet.py`.
+
+CPU and memory at rest and under 2,000 calls a second, each held for 50 ms; from start to ready; and, after the broker
+was killed and started again, until all sidecars are back. The sidecars are sessions of one process, each with a
+connection of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.bench import _parts, _peers
+from tests.bench._figures import Figures
+from tests.bench._process import OTHERS, Program, free_port
+
+POOLS, TENANTS, SIDECARS, RATE = 200, 10_000, 1_000, 2_000
+WITHIN = 60.0
+
+
+@contextlib.contextmanager
+def fleet(address: str) -> Iterator[Program]:
+    """All the sidecars."""
+    asks = [word for n in range(POOLS) for word in ("--ask", _parts.ask(f"model-{n}"))]
+    said = ["--hello", _parts.hello(), "--settle", _parts.settled(), *asks]
+    size = ["--sidecars", str(SIDECARS), "--tenants", str(TENANTS)]
+    with Program([_peers.load(), "fleet", "--address", address, *size, *said], OTHERS, talks=True) as program:
+        yield program
+
+
+def state(sidecars: Program) -> Any:
+    """Its counts since the last mark."""
+    sidecars.say("state")
+    return sidecars.hear()
+
+
+def connected(sidecars: Program) -> float:
+    """Waits until all are; the seconds that it took since the last mark."""
+    end = time.monotonic() + WITHIN
+    while time.monotonic() < end:
+        told = state(sidecars)
+        if told["connected"] == SIDECARS and told["whole_after"]:
+            return float(told["whole_after"])
+        time.sleep(0.05)
+    raise RuntimeError(f"only {state(sidecars)['connected']} of {SIDECARS} sidecars are connected")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    options = parser.parse_args()
+    figures = Figures("fleet")
+    documents = [_parts.pool(f"pool-{n}", [f"model-{n}"]) for n in range(POOLS)] + _parts.tenants(TENANTS)
+    rest, busy = "at rest", f"{RATE:,} calls/s"
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            port = free_port()
+            broker = stack.enter_context(_parts.broker(Path(folder), documents, port=port))
+            figures.add("start to ready s", broker.took)
+            figures.add("alone RSS MB", broker.program.rss)
+            sidecars = stack.enter_context(fleet(broker.address))
+            figures.add("first connection of all s", connected(sidecars))
+            time.sleep(3.0)
+            for name, rate in ((rest, 0), (busy, RATE)):
+                sidecars.say(f"rate {rate}")
+                time.sleep(1.0)
+                sidecars.say("mark")
+                before, begun = broker.program.cpu, time.monotonic()
+                time.sleep(options.seconds)
+                took = time.monotonic() - begun
+                told = state(sidecars)
+                figures.add(f"{name} CPU of a core", (broker.program.cpu - before) / took)
+                figures.add(f"{name} RSS MB", broker.program.rss)
+                figures.add(f"{name} calls/s", told["done"] / took)
+                figures.add(f"{name} refused", told["refused"])
+                figures.add(f"{name} told kB/s", told["told_bytes"] / took / 1e3)
+                if rate:
+                    figures.add(f"{name} p50 us", told["latency_us"]["p50"])
+                    figures.add(f"{name} p99 us", told["latency_us"]["p99"])
+            sidecars.say("rate 0")
+            sidecars.say("mark")
+            broker.program.stop(signal.SIGKILL)
+            again = stack.enter_context(_parts.broker(Path(folder), documents, port=port))
+            figures.add("killed to ready s", again.took)
+            figures.add("killed to all back s", connected(sidecars))
+            figures.add("all back CPU s", again.program.cpu)
+    columns = ["CPU of a core", "RSS MB", "calls/s", "refused", "p50 us", "p99 us", "told kB/s"]
+    figures.table(columns, ["alone", rest, busy])
+    figures.table(
+        ["s"], ["start to ready", "first connection of all", "killed to ready", "killed to all back", "all back CPU"]
+    )
+    return figures.save()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resident memory of the sidecar: at start, with o200k loaded, and over many calls: `python tests/bench/memory.py`.
+
+One in four calls is a stream. `--calls 200000` is the whole of it (some minutes); the default is shorter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.bench import _parts
+from tests.bench._figures import Figures
+from tests.bench._process import OTHERS, load
+
+STEP = 10_000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=60_000)
+    options = parser.parse_args()
+    figures = Figures("memory")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
+        models = ["gpt-4o", "llama-3"]
+        broker = stack.enter_context(
+            _parts.broker(folder, [_parts.pool("p", models, endpoint), *_parts.tenants(16)], OTHERS)
+        )
+        sidecar = stack.enter_context(_parts.sidecar(broker.address))
+        url = f"http://{sidecar.address}/openai/v1/chat/completions"
+
+        def note(name: str) -> float:
+            figures.add(f"{name} RSS MB", sidecar.program.rss)
+            figures.add(f"{name} private MB", sidecar.program.private)
+            return sidecar.program.rss
+
+        started = note("at start")
+        load("http", "--url", url, "--calls", 1, "--model", "gpt-4o")
+        counted = note("o200k loaded")
+        after: list[float] = []
+        rows = ["at start", "o200k loaded"]
+        for calls in range(STEP, options.calls + 1, STEP):
+            load("http", "--url", url, "--connections", 16, "--calls", STEP * 3 // 4)
+            load("http", "--url", url, "--connections", 16, "--calls", STEP // 4, "--stream")
+            rows.append(f"{calls:,} calls")
+            after.append(note(rows[-1]))
+    figures.table(["RSS MB", "private MB"], rows)
+    figures.bar("MB at start", started, 60, 45)
+    figures.bar("MB with o200k", counted, 120, 90)
+    figures.bar(f"most after call {STEP:,}, part of what it was there", max(after) / after[0], 1.05, 1.02)
+    return figures.save()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

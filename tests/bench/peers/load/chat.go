@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+const answer = `{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"gpt-4o","choices":[{"index":0,` +
+	`"message":{"role":"assistant","content":"The quick brown fox jumps over the lazy dog."},"finish_reason":"stop"}],` +
+	`"usage":{"prompt_tokens":30,"completion_tokens":10,"total_tokens":40}}`
+
+const event = `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o",` +
+	`"choices":[{"index":0,"delta":{%s},"finish_reason":%s}]}` + "\n\n"
+
+const usageEvent = `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o",` +
+	`"choices":[],"usage":{"prompt_tokens":30,"completion_tokens":10,"total_tokens":40}}` + "\n\n"
+
+func upstream(args []string) any {
+	set := flag.NewFlagSet("upstream", flag.ExitOnError)
+	chunks := set.Int("chunks", 50, "of a stream")
+	pace := set.Duration("pace", 4*time.Millisecond, "between the chunks of a stream; 0: at once")
+	address := set.String("address", "127.0.0.1:0", "to serve on")
+	check(set.Parse(args))
+	chunk := fmt.Appendf(nil, event, `"content":" word"`, "null")
+	last := fmt.Appendf(nil, event, "", `"stop"`)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		h := w.Header()
+		for _, kind := range []string{"requests", "tokens"} {
+			h["x-ratelimit-limit-"+kind] = []string{"1000000000"}
+			h["x-ratelimit-remaining-"+kind] = []string{"999999000"}
+			h["x-ratelimit-reset-"+kind] = []string{"1ms"}
+		}
+		if !bytes.Contains(body, []byte(`"stream":true`)) && !bytes.Contains(body, []byte(`"stream": true`)) {
+			h.Set("content-type", "application/json")
+			io.WriteString(w, answer)
+			return
+		}
+		h.Set("content-type", "text/event-stream")
+		flush := http.NewResponseController(w)
+		ticks := time.NewTicker(max(*pace, 1))
+		defer ticks.Stop()
+		for range *chunks {
+			if *pace > 0 {
+				<-ticks.C
+			}
+			w.Write(chunk)
+			if flush.Flush() != nil {
+				return
+			}
+		}
+		w.Write(last)
+		if bytes.Contains(body, []byte("include_usage")) {
+			io.WriteString(w, usageEvent)
+		}
+		io.WriteString(w, "data: [DONE]\n\n")
+	})}
+	listener, err := net.Listen("tcp", *address)
+	check(err)
+	print(map[string]int{"port": listener.Addr().(*net.TCPAddr).Port})
+	return server.Serve(listener)
+}
+
+type chatted struct {
+	Done    int     `json:"done"`
+	Chunks  int     `json:"chunks"`
+	Seconds float64 `json:"seconds"`
+	Latency spread  `json:"latency_us"`
+	First   spread  `json:"first_us"`
+}
+
+func chat(args []string) any {
+	set := flag.NewFlagSet("http", flag.ExitOnError)
+	url := set.String("url", "", "of the chat completions")
+	connections := set.Int("connections", 1, "calls under way")
+	seconds := set.Float64("seconds", 3, "how long")
+	calls := set.Int("calls", 0, "how many calls, rather than how long")
+	streamed := set.Bool("stream", false, "ask for streams")
+	model := set.String("model", "gpt-4o", "model")
+	check(set.Parse(args))
+	text := strings.Repeat("The quick brown fox jumps over the lazy dog. ", 8)
+	request := fmt.Sprintf(`{"model":%q,"max_tokens":100,"stream":%t,"messages":[{"role":"system","content":"You are terse."},`+
+		`{"role":"user","content":%q}]}`, *model, *streamed, text)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: *connections, DisableCompression: true}}
+
+	var all sync.WaitGroup
+	var lock sync.Mutex
+	var result chatted
+	var latency, first [][]time.Duration
+	begun := time.Now()
+	end := begun.Add(time.Duration(*seconds * 1e9))
+	for n := range *connections {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			var took, began []time.Duration
+			chunks := 0
+			buffer := make([]byte, 1<<16)
+			for left := *calls / *connections; ; left-- {
+				now := time.Now()
+				if *calls > 0 && left <= 0 || *calls == 0 && !now.Before(end) {
+					break
+				}
+				r, err := http.NewRequest("POST", *url, strings.NewReader(request))
+				check(err)
+				r.Header["Content-Type"] = []string{"application/json"}
+				r.Header["Authorization"] = []string{"Bearer sk-made-up"}
+				r.Header["x-sluicegate-tenant"] = []string{fmt.Sprintf("bench/t%d", n%16)}
+				response, err := client.Do(r)
+				check(err)
+				if response.StatusCode != 200 {
+					body, _ := io.ReadAll(response.Body)
+					log.Fatalf("%d %s", response.StatusCode, body)
+				}
+				got := 0
+				for {
+					size, err := response.Body.Read(buffer)
+					if got == 0 {
+						began = append(began, time.Since(now))
+					}
+					got += size
+					chunks += bytes.Count(buffer[:size], []byte("data: {"))
+					if err == io.EOF {
+						break
+					}
+					check(err)
+				}
+				response.Body.Close()
+				took = append(took, time.Since(now))
+			}
+			lock.Lock()
+			defer lock.Unlock()
+			result.Done += len(took)
+			result.Chunks += chunks
+			latency, first = append(latency, took), append(first, began)
+		}()
+	}
+	all.Wait()
+	result.Seconds = time.Since(begun).Seconds()
+	result.Latency, result.First = spreadOf(latency...), spreadOf(first...)
+	return result
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"math/rand"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+type fleetState struct {
+	Connected int     `json:"connected"`
+	Done      int     `json:"done"`
+	Refused   int     `json:"refused"`
+	Told      int     `json:"told_bytes"`
+	Latency   spread  `json:"latency_us"`
+	Whole     float64 `json:"whole_after"` // seconds from the last `mark` until all were connected; 0: not yet
+}
+
+type member struct {
+	lock   sync.Mutex
+	stream *stream
+	asked  map[string]time.Time
+}
+
+type squadron struct {
+	sync.Mutex
+	connected, done, refused, told int
+	times                          []time.Duration
+	marked                         time.Time
+	whole                          float64
+}
+
+// Reads commands from stdin: `rate N` (calls per second from now on), `mark` (start counting anew), `state` (print).
+// Ends with stdin.
+func fleet(args []string) any {
+	set := flag.NewFlagSet("fleet", flag.ExitOnError)
+	address := set.String("address", "", "of the broker")
+	sidecars := set.Int("sidecars", 1000, "connections, one session each")
+	tenants := set.Int("tenants", 1, "calls go round tenants bench/t0, bench/t1, ...")
+	held := set.Duration("held", 50*time.Millisecond, "from a grant to its settlement")
+	var hello, settle template
+	var asks []template
+	set.Var(&hello, "hello", "Hello without session_id, in hex")
+	set.Var(&settle, "settle", "Settlement without call_id, in hex")
+	set.Func("ask", "CallRequest without call_id and tenant, in hex; several go round", func(text string) error {
+		var t template
+		asks = append(asks, t)
+		return asks[len(asks)-1].Set(text)
+	})
+	check(set.Parse(args))
+
+	q := &squadron{marked: time.Now()}
+	members := make([]*member, *sidecars)
+	for n := range members {
+		members[n] = &member{asked: map[string]time.Time{}}
+		go members[n].stay(*address, hello, settle, []byte(fmt.Sprintf("fleet-%d-%d", os.Getpid(), n)), *held, q, len(members))
+	}
+	var rate atomic.Int64
+	go call_on(members, asks, *tenants, &rate)
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		word, number, _ := strings.Cut(lines.Text(), " ")
+		q.Lock()
+		switch word {
+		case "rate":
+			value, err := strconv.Atoi(number)
+			check(err)
+			rate.Store(int64(value))
+		case "mark":
+			q.done, q.refused, q.told, q.times, q.whole, q.marked = 0, 0, 0, nil, 0, time.Now()
+		case "state":
+			print(fleetState{q.connected, q.done, q.refused, q.told, spreadOf(q.times), q.whole})
+		default:
+			log.Fatalf("no such command: %s", word)
+		}
+		q.Unlock()
+	}
+	os.Exit(0)
+	return nil
+}
+
+// One sidecar: connects, and again, with jitter, whenever it is cut off.
+func (m *member) stay(address string, hello, settle template, id []byte, held time.Duration, q *squadron, of int) {
+	quick := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.5, MaxDelay: time.Second}
+	connection := dial(address, grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: 5 * time.Second}))
+	for {
+		ctx, cancel := context.WithCancel(context.Background())
+		s, err := open(ctx, connection, hello, id)
+		welcome := false
+		for err == nil {
+			var message []byte
+			if message, err = s.receive(); err != nil {
+				break
+			}
+			m.heard(s, message, settle, held, q)
+			if !welcome {
+				welcome = true
+				m.lock.Lock()
+				m.stream = s
+				m.lock.Unlock()
+				q.Lock()
+				if q.connected++; q.connected == of {
+					q.whole = time.Since(q.marked).Seconds()
+				}
+				q.Unlock()
+			}
+		}
+		m.lock.Lock()
+		m.stream = nil
+		clear(m.asked)
+		m.lock.Unlock()
+		if welcome {
+			q.Lock()
+			q.connected--
+			q.Unlock()
+		}
+		cancel()
+		time.Sleep(time.Duration(25+rand.Intn(75)) * time.Millisecond)
+	}
+}
+
+func (m *member) heard(s *stream, message []byte, settle template, held time.Duration, q *squadron) {
+	now := time.Now()
+	var times []time.Duration
+	var granted [][]byte
+	refused := 0
+	fields(message, func(field protowire.Number, value []byte) {
+		switch field {
+		case grantField, rejectField, fallbackField:
+			id := idOf(value)
+			m.lock.Lock()
+			if asked, known := m.asked[string(id)]; known {
+				times = append(times, now.Sub(asked))
+				delete(m.asked, string(id))
+			}
+			m.lock.Unlock()
+			if field == grantField {
+				granted = append(granted, id)
+			} else {
+				refused++
+			}
+		}
+	})
+	q.Lock()
+	q.done += len(granted)
+	q.refused += refused
+	q.told += len(message)
+	q.times = append(q.times, times...)
+	q.Unlock()
+	if len(granted) > 0 {
+		time.AfterFunc(held, func() {
+			var settled []byte
+			for _, id := range granted {
+				settled = settle.with(id, settled, settleField)
+			}
+			m.lock.Lock()
+			defer m.lock.Unlock()
+			if m.stream == s {
+				s.send(settled) // what cannot be sent is seen by the reader
+			}
+		})
+	}
+}
+
+func call_on(members []*member, asks []template, tenants int, rate *atomic.Int64) {
+	made := 0
+	owed := 0.0
+	const step = 2 * time.Millisecond
+	for last := time.Now(); ; time.Sleep(step) {
+		now := time.Now()
+		owed += float64(rate.Load()) * now.Sub(last).Seconds()
+		last = now
+		for ; owed >= 1; owed-- {
+			m := members[rand.Intn(len(members))]
+			ask := asks[made%len(asks)]
+			tenant := fmt.Appendf(nil, "bench/t%d", made%tenants)
+			body := protowire.AppendBytes(protowire.AppendTag(append([]byte(nil), ask...), 6, protowire.BytesType), tenant)
+			id := callID("f", made)
+			made++
+			message := template(body).with(id, nil, acquireField)
+			m.lock.Lock()
+			if m.stream != nil {
+				m.asked[string(id)] = time.Now()
+				m.stream.send(message)
+			}
+			m.lock.Unlock()
+		}
+	}
+}

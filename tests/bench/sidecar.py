@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sidecar, with its acquire and settle, against LiteLLM's proxy: `python tests/bench/sidecar.py`.
+
+Both before the same fast provider, each alone on its core, in turns; the load, the provider and the sidecar's broker
+share another. JSON: 32 calls at once for the CPU per call, one at a time for the latency. Streams: 8 at once, a chunk
+each 4 ms. What a proxy adds is its latency less that of the provider called directly in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.bench import _parts, _peers
+from tests.bench._figures import Figures
+from tests.bench._process import MEASURED, OTHERS, Program, free_port, load
+
+OURS, THEIRS, DIRECT = "Sluicegate's sidecar", "LiteLLM", "direct"
+CHUNKS = 50
+
+
+@contextlib.contextmanager
+def litellm(folder: Path, endpoint: str) -> Iterator[tuple[Program, str]]:
+    """LiteLLM's proxy with its defaults and one worker, logging errors only; its URL."""
+    model = {
+        "model_name": "gpt-4o",
+        "litellm_params": {"model": "openai/gpt-4o", "api_base": endpoint, "api_key": "sk-x"},
+    }
+    config = folder / "litellm.yaml"
+    config.write_text(json.dumps({"model_list": [model]}))
+    port = free_port()
+    environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1"}
+    environment["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"  # no keys of its own: best for it
+    command = [
+        _peers.litellm(),
+        "--config",
+        str(config),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--num_workers",
+        "1",
+    ]
+    with Program([*command, "--telemetry", "False"], MEASURED, environment) as program:
+        url = f"http://127.0.0.1:{port}"
+        program.until(f"{url}/health/liveliness", 120)
+        yield program, f"{url}/v1/chat/completions"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    figures = Figures("sidecar")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        endpoint = stack.enter_context(_parts.upstream("--chunks", CHUNKS, "--pace", "4ms"))
+        documents = [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)]
+        broker = stack.enter_context(_parts.broker(folder, documents, OTHERS))
+        ours = stack.enter_context(_parts.sidecar(broker.address))
+        theirs, their_url = stack.enter_context(litellm(folder, endpoint))
+        ways: dict[str, tuple[str, Program | None]] = {
+            DIRECT: (f"{endpoint}/chat/completions", None),
+            OURS: (f"http://{ours.address}/openai/v1/chat/completions", ours.program),
+            THEIRS: (their_url, theirs),
+        }
+        for number in range(options.rounds + 1):
+            for name, (url, program) in ways.items():
+                spent = broker.program.cpu
+                kept = _round(url, program, options.seconds if number else 1.0)
+                if not number:
+                    continue  # the first round warms up
+                for what, value in kept.items():
+                    figures.add(f"{name} {what}", value)
+                if program is ours.program:
+                    figures.add("broker beside it CPU s", broker.program.cpu - spent)
+        for name, program in ((OURS, ours.program), (THEIRS, theirs)):
+            figures.add(f"{name} RSS MB", program.rss)
+    for name in (OURS, THEIRS):
+        for what in ("p50 us", "p99 us", "first p50 us", "first p99 us"):
+            figures.add(f"{name} added {what}", figures.median(f"{name} {what}") - figures.median(f"{DIRECT} {what}"))
+    rows = [DIRECT, OURS, THEIRS]
+    figures.table(["calls/s", "CPU us/call", "p50 us", "p99 us", "added p50 us", "added p99 us", "RSS MB"], rows)
+    print("streams")
+    figures.table(["CPU us/chunk", "first p50 us", "first p99 us", "added first p50 us", "added first p99 us"], rows)
+    for what, bar, aim in (
+        ("CPU us/call", 1 / 10, 1 / 50),
+        ("CPU us/chunk", 1 / 10, 1 / 20),
+        ("added p50 us", 1 / 5, 1 / 20),
+        ("added p99 us", 1 / 5, 1 / 20),
+    ):
+        share = figures.median(f"{OURS} {what}") / figures.median(f"{THEIRS} {what}")
+        figures.bar(f"{what}, part of LiteLLM's", share, bar, aim)
+    return figures.save()
+
+
+def _round(url: str, program: Program | None, seconds: float) -> dict[str, float]:
+    def under(*arguments: object) -> tuple[dict[str, Any], float]:
+        before = program.cpu if program is not None else 0.0
+        result = load("http", "--url", url, "--seconds", seconds, *arguments)
+        return result, (program.cpu - before if program is not None else 0.0)
+
+    many, cpu = under("--connections", 32)
+    alone, _ = under("--connections", 1)
+    streams, streamed = under("--connections", 8, "--stream")
+    kept = {
+        "calls/s": many["done"] / many["seconds"],
+        "p50 us": alone["latency_us"]["p50"],
+        "p99 us": alone["latency_us"]["p99"],
+        "first p50 us": streams["first_us"]["p50"],
+        "first p99 us": streams["first_us"]["p99"],
+    }
+    if program is not None:
+        kept["CPU us/call"] = cpu / many["done"] * 1e6
+        kept["CPU us/chunk"] = streamed / streams["chunks"] * 1e6
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main())
