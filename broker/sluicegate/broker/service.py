@@ -125,6 +125,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
             violations.append(Violation("hello.session_id", f"{UNARY!r} is taken"))
         if violations:
             await refuse(context, errors.invalid(violations))
+        await context.send_initial_metadata(())  # a hang-up during the write that also sends them could not abort
         writer = asyncio.current_task()
         assert writer is not None
 

@@ -96,7 +96,7 @@ class GeminiFace(Face):
         details = [{"modality": "TEXT", "tokenCount": call.prompt_tokens}]
         return encode({"totalTokens": call.prompt_tokens, "promptTokensDetails": details})
 
-    def frames(self, call: Call, number: int, created: int) -> GenerateStream:
+    def frames(self, call: Call, number: int, created: int) -> Stream:
         return GenerateStream(call, number)
 
     def head(self, number: int, seconds: float) -> dict[str, str]:
@@ -166,7 +166,7 @@ class VertexFace(GeminiFace):
     wire: ClassVar[Wire] = "vertex"
     path = re.compile(r"/v\w+/(?:projects/[^/]+/locations/[^/]+/)?publishers/google/models/([^/:]+):(\w+)")
 
-    def frames(self, call: Call, number: int, created: int) -> GenerateStream:
+    def frames(self, call: Call, number: int, created: int) -> Stream:
         return VertexStream(call, number)
 
     def _body(self, call: Call, number: int, content: str, output: int, *, cut: bool) -> dict[str, Any]:
