@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sluicegate.testing import text, tokens, wire_google
-from sluicegate.testing.calls import Answer, BadRequestError, Call, Json, encode, whole
+from sluicegate.testing.calls import Answer, BadRequestError, Call, Json, Stream, encode, whole
 from sluicegate.testing.face import Face, Place, bearer
 from sluicegate.testing.limits import Demand, Rejected
 from sluicegate.testing.wire_google import GenerateStream, VertexStream, error
