@@ -58,10 +58,12 @@ class Installation:
         self.begun = time.monotonic()
         self.release()
         self.took["helm install"] = time.monotonic() - self.begun
-        names = ("provider", "acme", "hobby")
+        names = ("provider", "acme", "hobby", "crowd")
         plane.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names))
-        plane.apply(*emulator(), pool(), policy("acme", "Premium"), policy("hobby", "Free"))
-        for name in ("acme", "hobby"):
+        plane.apply(
+            *emulator(), pool(), policy("acme", "Premium"), policy("hobby", "Free"), policy("crowd", "Standard")
+        )
+        for name in ("acme", "hobby", "crowd"):
             plane.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "app", "namespace": name}})
         plane.kubectl("rollout", "status", "-n", "provider", "deployment/emulator", "--timeout=60s")
 
@@ -92,8 +94,12 @@ class Installation:
 
     def requests(self, **labels: str) -> float:
         """The broker's decisions with these labels."""
+        return self.total("sluicegate_requests_total", **labels)
+
+    def total(self, metric: str, **labels: str) -> float:
+        """The sum of the broker's `metric` over all series with these labels."""
         total = 0.0
-        for line in re.findall(r"^sluicegate_requests_total\{.*", self.metrics(), re.MULTILINE):
+        for line in re.findall(rf"^{metric}\{{.*", self.metrics(), re.MULTILINE):
             if all(f'{name}="{value}"' in line for name, value in labels.items()):
                 total += float(line.rsplit(" ", 1)[1])
         return total

@@ -32,6 +32,7 @@ from tests.cluster.installation import (
 pytestmark = pytest.mark.timeout(1_500)
 
 TENANTS = ("acme", "hobby")
+CALL = 3.0  # seconds that a call may have been under way
 BROKER = "app.kubernetes.io/component=broker"
 
 
@@ -56,7 +57,7 @@ def test_the_first_scheduled_call_comes_within_a_minute_of_helm_install(installe
         first = next(line for line in installed.lines(name) if line["ok"])
         assert first["headers"]["x-sluicegate-outcome"] == "granted"
         assert first["headers"]["x-sluicegate-pool"] == "gpt-4o"
-    assert installed.took["first call"] < 120, "a minute is what the README says of a machine that does nothing else"
+    assert installed.took["first call"] < 60
 
 
 def test_each_app_is_the_tenant_that_policy_makes_of_its_namespace(installed: Installation) -> None:
@@ -184,6 +185,8 @@ def test_pods_start_while_the_broker_is_away(installed: Installation) -> None:
 
 def test_apps_notice_nothing_when_the_broker_is_killed(installed: Installation) -> None:
     plane = installed.node.plane
+    plane.apply(deployment("crowd", CALLERS="24", PAUSE="0"))  # three times what the pool allows
+    until(lambda: installed.total("sluicegate_queue_depth") >= 5, "calls wait")
     (pod,) = installed.pods(NAMESPACE, BROKER)
     killed = time.time()
     installed.node.kill(pod["status"]["containerStatuses"][0]["containerID"])
@@ -199,11 +202,14 @@ def test_apps_notice_nothing_when_the_broker_is_killed(installed: Installation) 
     plane.kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}-broker", "--timeout=60s")
     print(f"a new broker was ready {time.time() - deleted:.1f} s after its pod was deleted by force")
     until(partial(decided, installed, 0, tenant="acme/acme"), f"calls at the new broker {installed.state()}")
+    until(lambda: all(map(installed.scheduled, TENANTS)), "calls are scheduled again")
+    crowd = installed.since("crowd", killed - CALL)
+    assert any(line["ok"] for line in crowd), "what waited goes on"
     for name in TENANTS:
-        after = installed.since(name, killed)
-        print(f"{len(after)} calls of {name} meanwhile: {dict(Counter(map(reason, after)))}")
-        assert after, name
+        after = installed.since(name, killed - CALL)
+        print(f"{len(after)} calls of {name} around both: {dict(Counter(map(reason, after)))}")
         assert [line for line in after if not line["ok"]] == []
+    plane.kubectl("delete", "deployment", "app", "-n", "crowd", "--cascade=foreground", "--timeout=30s")
 
 
 def test_an_upgrade_and_its_rollback_leave_the_apps_alone(installed: Installation) -> None:

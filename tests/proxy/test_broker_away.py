@@ -86,6 +86,55 @@ async def test_calls_that_wait_and_calls_in_flight_are_declared_again():
         await s.broker.until(lambda: len(s.broker.ends) == 2)
 
 
+FULL = b'{"error":{"type":"requests","code":"rate_limit_exceeded","message":"requests per min (RPM): Limit 2, Used 2"}}'
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_call_refused_while_the_broker_is_away_waits_for_its_word(alone: bool):
+    refused = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        if len(s.provider.requests) > 1:
+            return await complete(exchange)
+        refused.set()
+        if not alone:
+            await eventually(lambda: not s.sidecar.broker.connected)
+        return await exchange.reply(FULL, "429 Too Many Requests")
+
+    async with stand(script) as s:
+        s.broker.shares = [SHARE]
+        await lose_broker(s)
+        await come_back(s)
+        if alone:
+            await lose_broker(s)
+        call = asyncio.create_task(post(s, CHAT))
+        await refused.wait()
+        if not alone:
+            await lose_broker(s)
+        await asyncio.sleep(0.2)
+        assert not call.done()
+        await come_back(s)
+        status, headers, _ = await call
+        assert (status, headers["x-sluicegate-attempts"]) == (200, "2")
+        await s.broker.until(lambda: len(s.broker.ends) == 1)
+        assert [(a.granted, a.attempt) for a in s.broker.attachments] == [(True, 1)]
+        assert [settled.retriable for settled in s.broker.settlements] == [True, False]
+
+
+async def test_a_call_refused_while_the_broker_stays_away_ends_with_what_the_provider_said():
+    async def script(exchange: Exchange) -> None:
+        await exchange.reply(FULL, "429 Too Many Requests")
+
+    async with stand(script) as s:
+        s.broker.shares = [SHARE]
+        await lose_broker(s)
+        await come_back(s)
+        await lose_broker(s)
+        status, headers, body = await post(s, CHAT, x_sluicegate_max_wait="200ms")
+        assert (status, body) == (429, FULL)
+        assert headers["x-sluicegate-reason"] == "broker-unavailable"
+
+
 async def test_stopping_settles_what_runs_and_answers_what_waits():
     over = asyncio.Event()
 

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MAX_KEPT = 10_000
 _ANSWER_WITHIN = 5.0
+_BACK_WITHIN = 10.0
 _CONNECT_WITHIN = 10.0
 _MAX_BACKOFF = 5.0
 
@@ -163,26 +164,40 @@ class BrokerClient:
         self._settle(settlement)
 
     def settle_and_wait(self, settlement: pb.Settlement) -> asyncio.Future[Answer]:
-        """An attempt failed and nothing reached the app: the future is the broker's word on what is next."""
+        """An attempt failed and nothing reached the app: the future is the broker's word on what is next.
+
+        A broker that is away is waited for, as long as the call may wait: it hears of the attempt when it is back.
+        """
         loop = asyncio.get_running_loop()
         call = self._calls[settlement.call_id]
+        if not self.connected:
+            self._keep(self._out.attachments, call.attachment(loop.time()), "attachment")
         self._settle(settlement)
         call.future = loop.create_future()
         call.held = False
-        call.requeued = False
-        if not self.connected:
-            self._calls.pop(settlement.call_id)
-            call.future.set_result(refusal(call, Reason.BROKER_UNAVAILABLE, "the broker is away"))
-        else:
-            loop.call_later(_ANSWER_WITHIN, self._give_up, call, call.future)
+        self._await_word(call)
         return call.future
 
+    def _await_word(self, call: HeldCall) -> None:
+        """Of a call that was sent before: the broker is to say within some time that it has it."""
+        within = _ANSWER_WITHIN
+        if not self.connected:
+            within = _BACK_WITHIN
+            if call.request.criticality.HasField("max_wait"):
+                within = min(within, convert.from_duration(call.request.criticality.max_wait))
+        call.requeued = False
+        asyncio.get_running_loop().call_later(within, self._give_up, call, call.future)
+
     def _give_up(self, call: HeldCall, future: asyncio.Future[Answer]) -> None:
-        if not future.done() and not call.requeued:
-            self._calls.pop(call.request.call_id, None)
+        if future.done() or call.requeued:
+            return
+        self._calls.pop(call.request.call_id, None)
+        if self.connected:
             self._out.cancels.append(call.request.call_id)
             self._wake.set()
             future.set_result(refusal(call, Reason.ATTEMPTS_EXHAUSTED, "the broker said nothing about a retry"))
+        else:
+            future.set_result(refusal(call, Reason.BROKER_UNAVAILABLE, "the broker is away"))
 
     def _settle(self, settlement: pb.Settlement) -> None:
         self._keep(self._out.settlements, settlement, "settlement")
@@ -204,13 +219,16 @@ class BrokerClient:
         self._out.acquires.clear()
         self._out.cancels.clear()
         self._out.observations.clear()
+        for call in self._calls.values():
+            if call.attempt and not call.future.done():
+                self._await_word(call)
         loop.call_later(self._patience, self._decide_waiting, self._away_since)
 
     def _decide_waiting(self, since: float) -> None:
         if self.connected or self._away_since != since:
             return
         for call in list(self._calls.values()):
-            if not call.future.done():
+            if not call.future.done() and not call.attempt:
                 self._decide_alone(call)
 
     def _decide_alone(self, call: HeldCall) -> None:
@@ -218,7 +236,7 @@ class BrokerClient:
         now = asyncio.get_running_loop().time()
         policy = self.routes.on_unavailable
         route = self._route_for(request)
-        if route is not None and not call.attempt and not call.requeued:
+        if route is not None:
             if policy is OnBrokerUnavailable.FAIL_OPEN:
                 return self._grant_alone(call, route, Reason.FAIL_OPEN)
             if policy is OnBrokerUnavailable.SAFE_SHARE and self._shares.spend(route.pool, call.estimate, now):
@@ -337,9 +355,13 @@ class BrokerClient:
         self._away_since = None
         self._metrics.connected.set(1)
         self._metrics.sessions.inc()
+        declared = {attachment.call.call_id for attachment in self._out.attachments}
         for call in self._calls.values():
-            if call.held or call.attempt or call.requeued or self.epoch:
+            if call.request.call_id in declared:
+                continue
+            if call.held or call.attempt or self.epoch:
                 self._keep(self._out.attachments, call.attachment(now), "attachment")
+                call.requeued = not call.held
             else:
                 self._out.acquires.append(call.request)
         self._wake.set()
