@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every fallback, whole and streamed, as SDKs parse it: cached and degraded answers, another model, another pool."""
+"""Every fallback, whole and streamed, as the SDKs parse it: cached and degraded answers, other models and pools."""
 
 from __future__ import annotations
 

@@ -58,6 +58,19 @@ def test_googles_batch(items: list[str], most: int):
     assert merge(inputs, parts, [google(part_of(body, inputs, p)) for p in parts]) == google(body)
 
 
+def test_vertexs_predict():
+    items = [{"content": "a"}, {"content": "bb"}]
+    inputs = inputs_of({"instances": items, "parameters": {"outputDimensionality": 3}})
+    assert inputs is not None
+    answers = [
+        {"predictions": [{"embeddings": {"values": [n]}}], "metadata": {"billableCharacterCount": n + 1}}
+        for n in range(2)
+    ]
+    whole = merge(inputs, [range(1), range(1, 2)], answers)
+    assert [p["embeddings"]["values"] for p in whole["predictions"]] == [[0], [1]]
+    assert whole["metadata"] == {"billableCharacterCount": 3}
+
+
 @pytest.mark.parametrize("value", ["text", [], ["one"], [1, 2, 3], ["a", 1], [["a"], "b"], None, [True, False]])
 def test_what_cannot_be_divided(value: object):
     assert inputs_of({"model": "m", "input": value}) is None

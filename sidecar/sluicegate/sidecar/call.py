@@ -22,7 +22,7 @@ from sluicegate.sidecar.core.plan import Step
 from sluicegate.sidecar.core.providers import Wire
 from sluicegate.sidecar.core.split import balanced, inputs_of
 from sluicegate.sidecar.core.usage import STREAMS, EventReader, OpaqueReader, reader_for
-from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
+from sluicegate.sidecar.core.verdict import NETWORK, NOT_SENT, SUCCESS, Verdict
 from sluicegate.sidecar.ending import Ending, Failure
 from sluicegate.sidecar.inbound import Inbound, backward_headers
 from sluicegate.sidecar.parts import Parts, Whole
@@ -35,12 +35,10 @@ from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
 from sluicegate.wire.values import Estimate
-from sluicegate.wire.words import ErrorClass, Outcome, Reason
+from sluicegate.wire.words import Outcome, Reason
 
 _MAX_ERROR_BODY = 1024 * 1024
 EMBEDS = (Wire.EMBEDDINGS, Wire.EMBED)
-_NETWORK = Verdict(ErrorClass.NETWORK)
-_NOT_SENT = Verdict(ErrorClass.INVALID)  # refused here: it says nothing of the pool
 
 
 class Call:
@@ -155,14 +153,14 @@ class Call:
                 inbound, books.estimate, books.notes = shorter.inbound, shorter.estimate, shorter.headers()
         way = way_of(inbound, grant, self._s.broker.routes, self._s.credentials)
         if isinstance(way, Refusal):
-            books.finish(Step.UNSENDABLE, _NOT_SENT, dispatched=False)
+            books.finish(Step.UNSENDABLE, NOT_SENT, dispatched=False)
             return await self._ending.refuse(way)
         provider = way.provider
         try:
             upstream = await self._s.transport.send(self._request.method, way.url, way.headers, way.data)
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
-            return Failure(_NETWORK, problem.dispatched, message=str(problem), final=problem.final)
+            return Failure(NETWORK, problem.dispatched, message=str(problem), final=problem.final)
         try:
             return await self._receive(grant, way, upstream)
         finally:
@@ -192,7 +190,7 @@ class Call:
             first = await first_bytes(body)
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
-            return Failure(_NETWORK, True, message=str(problem))
+            return Failure(NETWORK, True, message=str(problem))
         if isinstance(reader, STREAMS) and reader.error is not None:
             verdict = classify_stream_error(provider, upstream.headers, reader.error, way.dialect)
             if verdict.retriable and grant.pool:
@@ -221,7 +219,7 @@ class Call:
             response = await relay(self._request, upstream, headers, first, body, kept)
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
-            books.finish(Step.BROKEN, _NETWORK)
+            books.finish(Step.BROKEN, NETWORK)
             raise
         verdict = SUCCESS
         reader = body.reader
@@ -229,7 +227,7 @@ class Call:
             verdict = classify_stream_error(provider, upstream.headers, reader.error, way.dialect)
             books.count_fault(provider.value, "error_in_body")
         elif not reader.finished:
-            verdict = _NETWORK
+            verdict = NETWORK
             books.count_fault(provider.value, "unfinished_stream")
         if reader.broken:
             books.count_fault(provider.value, "unreadable_body", reader.broken)

@@ -187,6 +187,7 @@ class Ending:
                 made = degraded_answer(
                     inbound.api.wire,
                     option.degrade_message,
+                    inbound.body,
                     model=inbound.model,
                     call_id=self._books.call_id,
                     created=int(time.time()),

@@ -3,7 +3,8 @@
 
 A part is a call of its own to the broker (`<id>.1`, `<id>.2`, ...), which counts it, queues it and says when a failed
 one goes again; none may fall back to another model, since vectors of two models cannot stand in one answer. A few are
-under way at a time. The first that fails for good fails the whole with its own error, and the others are cancelled.
+under way at a time, the largest first: where that can never fit, little has been spent on the others. The first that
+fails for good fails the whole with its own error, and the others are cancelled.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sluicegate.sidecar.core.headers import read_meters
 from sluicegate.sidecar.core.plan import Step
 from sluicegate.sidecar.core.split import Inputs, UnmergeableError, merge, part_of
 from sluicegate.sidecar.core.usage import reader_for
-from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
+from sluicegate.sidecar.core.verdict import NETWORK, NOT_SENT, SUCCESS
 from sluicegate.sidecar.ending import Ending, Failure
 from sluicegate.sidecar.inbound import Inbound, backward_headers
 from sluicegate.sidecar.relay import content_of, decoder_for
@@ -33,12 +34,11 @@ from sluicegate.sidecar.way import Way, way_of
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
-from sluicegate.wire.words import ErrorClass, Reason
+from sluicegate.wire.words import Reason
 
 AT_ONCE = 4
 _MAX_ANSWER = 256 * 1024 * 1024
 _MAX_ERROR_BODY = 1024 * 1024
-_NETWORK = Verdict(ErrorClass.NETWORK)
 
 Answer = tuple[bytes, CIMultiDict[str]]
 
@@ -82,7 +82,8 @@ class Parts:
         failed: PartFailedError | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                for number in range(len(whole.parts)):
+                sizes = [sum(whole.inputs.sizes[part.start : part.stop]) for part in whole.parts]
+                for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
                     group.create_task(self._one(number))
         except* PartFailedError as problems:
             failed = next(problem for problem in problems.exceptions if isinstance(problem, PartFailedError))
@@ -168,7 +169,7 @@ class Parts:
             if not isinstance(result, Failure):
                 return result
             failure = result
-            if not answer.pool:
+            if not answer.pool or failure.final:
                 books.finish(Step.UNSENDABLE, failure.verdict, dispatched=failure.dispatched)
                 raise PartFailedError(books, None, failure)
             answer = await books.ask_again(failure.verdict, dispatched=failure.dispatched)
@@ -179,19 +180,19 @@ class Parts:
         books.granted(grant)
         way = way_of(inbound, grant, self._s.broker.routes, self._s.credentials)
         if isinstance(way, Refusal):
-            books.finish(Step.UNSENDABLE, _NETWORK, dispatched=False)
+            books.finish(Step.UNSENDABLE, NOT_SENT, dispatched=False)
             raise PartFailedError(books, way, None)
         provider = way.provider
         try:
             upstream = await self._s.transport.send("POST", way.url, way.headers, way.data)
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
-            return Failure(_NETWORK, problem.dispatched, message=str(problem))
+            return Failure(NETWORK, problem.dispatched, message=str(problem), final=problem.final)
         try:
             return await self._receive(inbound, books, grant, way, upstream)
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
-            return Failure(_NETWORK, True, message=str(problem))
+            return Failure(NETWORK, True, message=str(problem), final=problem.final)
         finally:
             upstream.close()
 

@@ -26,7 +26,7 @@ Body = bytes | AsyncIterator[bytes] | None
 _CHUNK = 64 * 1024
 
 
-_FINAL = frozenset({"garbage", "url"})
+_FINAL = frozenset({"garbage", "url", "too_large"})
 
 
 class UpstreamError(Exception):

@@ -2,7 +2,8 @@
 """An embeddings request in parts, and the parts' answers made one again: in order, usage summed.
 
 Each input is embedded by itself, so that the parts give together what the whole would have given. `input` is a list of
-texts or of token lists (OpenAI, Azure, Mistral); `requests` that of Google's batchEmbedContents.
+texts or of token lists (OpenAI, Azure, Mistral); `requests` that of Google's batchEmbedContents, `instances` that of
+Vertex's predict.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 import orjson
 
-_ANSWERS = {"input": "data", "inputs": "data", "requests": "embeddings"}
+_ANSWERS = {"input": "data", "inputs": "data", "requests": "embeddings", "instances": "predictions"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def _renumbered(entries: list[dict[str, Any]], start: int) -> list[dict[str, Any
 def _summed(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """`one` with the usage of both; what else they say is the first one's."""
     total = dict(one)
-    for name in ("usage", "usageMetadata"):
+    for name in ("usage", "usageMetadata", "metadata"):
         if isinstance(other.get(name), dict):
             total[name] = _added(total.get(name), other[name])
     return total

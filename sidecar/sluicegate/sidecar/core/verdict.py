@@ -28,3 +28,6 @@ _RETRIABLE = frozenset(
 )
 
 SUCCESS = Verdict(ErrorClass.NONE)
+NETWORK = Verdict(ErrorClass.NETWORK)
+NOT_SENT = Verdict(ErrorClass.INVALID)
+"""Refused here: it says nothing of the pool."""
