@@ -41,6 +41,7 @@ HEADERS = [
 ANSWER_HEADERS = CIMultiDict(
     {
         "content-type": "application/json",
+        **{f"x-other-{number}": "what every answer carries besides" for number in range(18)},
         **{
             f"x-ratelimit-{part}-{name}": value
             for name in ("requests", "tokens")
@@ -110,6 +111,8 @@ def call(body: bytes, reply: bytes) -> dict[str, tuple[Callable[[], object], int
         read_meters(Provider.OPENAI, ANSWER_HEADERS)
         reader = reader_for(CHAT.wire, "application/json")
         reader.receive_data(reply)
+        reader.receive_end()
+        assert reader.usage is not None
         return reader.usage
 
     return {

@@ -153,9 +153,9 @@ def parse_http_date(text: str) -> datetime | None:
 def of_provider(headers: Mapping[str, str]) -> Mapping[str, str]:
     """`headers`, with those of the provider in the place of a gateway's, where a gateway such as LiteLLM passes them
     on with a prefix."""
-    passed = {name: value for name, value in headers.items() if name[: len(_PASSED_ON)].lower() == _PASSED_ON}
-    if not passed:
+    if _PASSED_ON not in "\n".join(headers).lower():
         return headers
+    passed = {name: value for name, value in headers.items() if name.lower().startswith(_PASSED_ON)}
     own = {name.lower(): value for name, value in headers.items() if name not in passed}
     return own | {name.lower().removeprefix(_PASSED_ON): value for name, value in passed.items()}
 
