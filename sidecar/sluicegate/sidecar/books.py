@@ -67,7 +67,7 @@ class Books:
         """Counts the call under the grant's outcome and says it in `headers`."""
         outcome = convert.OUTCOME.from_proto(grant.outcome) or Outcome.GRANTED
         waited = convert.from_duration(grant.waited)
-        self._s.metrics.wait.labels(self._in.table.provider.value).observe(waited)
+        self._s.metrics.wait(self._in.table.provider.value).observe(waited)
         self.count_call(outcome, grant.reason)
         explanation = Explanation(outcome, grant.reason, grant.pool, waited, self.attempts, grant.binding_limit)
         for name, value in (*explanation.headers(), *self.notes):
@@ -75,11 +75,11 @@ class Books:
 
     def count_call(self, outcome: Outcome, reason: str) -> None:
         """Counts the call once, under what became of it."""
-        self._s.metrics.calls.labels(self._in.table.provider.value, outcome.value, reason).inc()
+        self._s.metrics.calls(self._in.table.provider.value, outcome.value, reason).inc()
 
     def count_fault(self, provider: str, fault: str, times: float = 1.0) -> None:
         """Counts something that a provider did wrong."""
-        self._s.metrics.faults.labels(provider, fault).inc(times)
+        self._s.metrics.faults(provider, fault).inc(times)
 
     def ask_again(self, verdict: Verdict, *, dispatched: bool) -> asyncio.Future[Answer]:
         """Settles a failed attempt of which nothing reached the app, and waits for the broker's word."""
@@ -116,7 +116,7 @@ class Books:
 
     def _count(self, verdict: Verdict) -> None:
         labels = (self._in.table.provider.value, self.pool, verdict.error_class.value)
-        self._s.metrics.attempts.labels(*labels).inc()
+        self._s.metrics.attempts(*labels).inc()
 
     def _settle(self, verdict: Verdict, *, dispatched: bool, usage: Usage | None) -> None:
         assert self.grant is not None
@@ -129,6 +129,6 @@ class Books:
             return
         provider, pool = self._in.table.provider.value, self.grant.pool
         tokens = self._s.metrics.tokens
-        tokens.labels(provider, pool, "input").inc(usage.input_tokens)
-        tokens.labels(provider, pool, "output").inc(usage.output_tokens)
-        self._s.metrics.estimated.labels(provider, pool).inc(self.estimate.input_tokens)
+        tokens(provider, pool, "input").inc(usage.input_tokens)
+        tokens(provider, pool, "output").inc(usage.output_tokens)
+        self._s.metrics.estimated(provider, pool).inc(self.estimate.input_tokens)

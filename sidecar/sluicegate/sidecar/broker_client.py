@@ -206,7 +206,7 @@ class BrokerClient:
     def _keep(self, queue: deque[T], item: T, kind: str) -> None:
         if len(queue) >= _MAX_KEPT:
             queue.popleft()
-            self._metrics.dropped.labels(kind).inc()
+            self._metrics.dropped(kind).inc()
         queue.append(item)
 
     # ---- without the broker
@@ -241,14 +241,14 @@ class BrokerClient:
                 return self._grant_alone(call, route, Reason.FAIL_OPEN)
             if policy is OnBrokerUnavailable.SAFE_SHARE and self._shares.spend(route.pool, call.estimate, now):
                 return self._grant_alone(call, route, Reason.SAFE_SHARE)
-        self._metrics.alone.labels(Reason.BROKER_UNAVAILABLE.value).inc()
+        self._metrics.alone(Reason.BROKER_UNAVAILABLE.value).inc()
         del self._calls[request.call_id]
         message = "the broker is away and the policy allows no more calls without it"
         call.future.set_result(refusal(call, Reason.BROKER_UNAVAILABLE, message, 1.0))
         return None
 
     def _grant_alone(self, call: HeldCall, route: Route, reason: Reason) -> None:
-        self._metrics.alone.labels(reason.value).inc()
+        self._metrics.alone(reason.value).inc()
         grant = pb.Grant(
             call_id=call.request.call_id,
             pool=route.pool,
@@ -307,7 +307,7 @@ class BrokerClient:
             except (OSError, ValueError, TimeoutError) as problem:
                 code = type(problem).__name__.lower()
                 log.warning("no session with the broker at %s: %s", self._address, code)
-            self._metrics.session_failures.labels(code).inc()
+            self._metrics.session_failures(code).inc()
             failures = 0 if self.connected else failures + 1
             if self.connected:
                 self._went_away()

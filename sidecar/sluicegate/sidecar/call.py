@@ -170,7 +170,7 @@ class Call:
         books, provider, hides = self._books, way.provider, way.hides
         readings = read_meters(provider, upstream.headers, way.dialect)
         if readings.ignored:
-            self._s.metrics.ignored_headers.labels(provider.value).inc(readings.ignored)
+            self._s.metrics.ignored_headers(provider.value).inc(readings.ignored)
         if readings.meters and grant.pool:
             self._s.broker.observe(books.call_id, readings.meters)
         headers = backward_headers(upstream.headers)

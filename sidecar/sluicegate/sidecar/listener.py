@@ -51,7 +51,7 @@ class Connection(RequestHandler):
             kind, text = "malformed", "the request is no valid HTTP/1.1: its request line or a header is malformed"
         else:
             kind, text = "failed", "the sidecar failed on this request"
-        manager.metrics.unreadable.labels(kind).inc()
+        manager.metrics.unreadable(kind).inc()
         log.warning("a request was refused before it was read: %s (%s)", kind, type(exc).__name__)
         refusal = refuse(status, Reason.INVALID_REQUEST if status < 500 else Reason.SIDECAR_OVERLOADED, text)
         response = WholeResponse(status=status, headers=dict(refusal.headers()), body=refusal.body(ErrorShape.OPENAI))

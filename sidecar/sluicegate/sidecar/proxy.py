@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -177,7 +177,7 @@ class Proxy:
 
     async def _serve(self, request: web.BaseRequest, inbound: Inbound) -> web.StreamResponse:
         cost = await with_least(inbound, await self._size(inbound), self._size)
-        call_id = uuid.uuid4().hex
+        call_id = os.urandom(16).hex()
         message = messages.call_request(
             call_id,
             inbound.target.pool or self._settings.pool,
@@ -235,31 +235,31 @@ class Proxy:
         url = join(table, endpoint, target.rest) + mark + query
         provider = table.provider.value
         if upgrades:
-            self._s.metrics.calls.labels(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
+            self._s.metrics.calls(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
             return await pass_websocket(request, self._s.transport, url, headers)
         try:
             upstream = await self._s.transport.send(request.method, url, headers, body)
         except UpstreamError as problem_sending:
-            self._s.metrics.faults.labels(provider, problem_sending.fault).inc()
+            self._s.metrics.faults(provider, problem_sending.fault).inc()
             status = 504 if problem_sending.fault == "first_byte" else 502
             text = f"the provider could not be reached: {problem_sending}"
             raise RefusedError(refuse(status, Reason.UNMANAGED, text)) from None
         explanation = Explanation(Outcome.UNMANAGED, Reason.UNMANAGED.value, target.pool, attempts=1)
-        self._s.metrics.calls.labels(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
+        self._s.metrics.calls(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
         back = backward_headers(upstream.headers)
         for name, value in explanation.headers():
             back[name] = value
         try:
             return await relay(request, upstream, back, b"", Body(upstream, OpaqueReader()), None)
         except UpstreamError as broken:
-            self._s.metrics.faults.labels(provider, broken.fault).inc()
+            self._s.metrics.faults(provider, broken.fault).inc()
             raise
         finally:
             upstream.close()
 
     async def _refuse(self, request: web.BaseRequest, refusal: Refusal, shape: ErrorShape) -> web.StreamResponse:
         explanation = refusal.explanation
-        self._s.metrics.calls.labels("", explanation.outcome.value, explanation.reason).inc()
+        self._s.metrics.calls("", explanation.outcome.value, explanation.reason).inc()
         original = refusal.original
         headers: CIMultiDict[str] = CIMultiDict(original.headers if original is not None else ())
         headers.update(refusal.headers())

@@ -21,16 +21,17 @@ import types
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tiktoken
-import tiktoken_ext.openai_public  # type: ignore[import-untyped]
+if TYPE_CHECKING:
+    import tiktoken
 
 log = logging.getLogger(__name__)
 
 INLINE_CHARACTERS = 4_000
 """Prompts up to this size (about 0.1 ms) are counted where they are; larger ones in the thread."""
 _PIECE = 100_000
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def _ranks(url: str, expected_hash: str | None = None) -> dict[bytes, int]:
@@ -49,6 +50,9 @@ def _ranks(url: str, expected_hash: str | None = None) -> dict[bytes, int]:
 @functools.cache
 def load_encoding(name: str) -> tiktoken.Encoding:
     """tiktoken's encoding `name`, from the ranks on disk, once per process. Blocks for some tenths of a second."""
+    import tiktoken  # 3 MB that a sidecar of other providers does not need
+    import tiktoken_ext.openai_public  # type: ignore[import-untyped]
+
     constructor: Any = tiktoken_ext.openai_public.ENCODING_CONSTRUCTORS[name]
     offline = types.FunctionType(constructor.__code__, {**constructor.__globals__, "load_tiktoken_bpe": _ranks})
     parameters: dict[str, Any] = offline()
@@ -64,6 +68,12 @@ def _trim() -> None:
     """Gives freed memory back to the system, where the C library can."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _share_heap() -> None:
+    """Keeps glibc from giving the tokenizer's thread a heap of its own: 5 MB that would lie idle beside the first."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _count(encoding: tiktoken.Encoding, texts: Sequence[str]) -> int:
@@ -100,6 +110,7 @@ class Tokenizer:
             return None
         loading = self._loading.get(name)
         if loading is None:
+            _share_heap()
             loop = asyncio.get_running_loop()
             loading = loop.run_in_executor(self._thread, functools.partial(load_encoding, name))
             self._loading[name] = loading

@@ -10,6 +10,7 @@ first byte of the response, between chunks.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator
@@ -95,6 +96,7 @@ class Timeouts:
     idle: float
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str | None) -> bool:
     """Whether plain text to `host` stays on this machine."""
     if host is None:
@@ -107,6 +109,7 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
+@functools.lru_cache(maxsize=256)
 def check_endpoint(endpoint: str, *, allow_plaintext: bool) -> str | None:
     """What is wrong with sending a key to `endpoint`, or None."""
     try:
@@ -171,8 +174,9 @@ class HttpTransport:
     def __init__(self, timeouts: Timeouts, extra_ca: Path | None = None) -> None:
         self._timeouts = timeouts
         self._proxies = getproxies()
-        context = ssl.create_default_context()
+        context: ssl.SSLContext | bool = True  # aiohttp's own, which verifies as the default context does
         if extra_ca is not None:
+            context = ssl.create_default_context()
             context.load_verify_locations(cafile=str(extra_ca))
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=30, ttl_dns_cache=30),

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from sluicegate.sidecar.core.dialects import Reset, Row, Shape, Speech, speech_of
 from sluicegate.sidecar.core.dialects.anthropic import ANTHROPIC, COMBINED
@@ -139,6 +140,7 @@ def parse_instant(text: str) -> datetime | None:
     return instant if instant.tzinfo is not None else None
 
 
+@lru_cache(maxsize=64)  # the header `date` of most responses within a second
 def parse_http_date(text: str) -> datetime | None:
     """An HTTP date, or None."""
     if not text:
