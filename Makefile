@@ -55,8 +55,10 @@ lint: setup ## style, types, and who may import whom
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: setup ## the benchmark programs of tests/bench
-	for program in tests/bench/[!_]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+bench: setup ## the benchmark programs of tests/bench; fails at the end where one missed a bar
+	missed=; for program in tests/bench/[!_]*.py; do \
+		echo "== $$program"; $(BIN)/python "$$program" || missed="$$missed $$program"; \
+	done; if [ -n "$$missed" ]; then echo "missed a bar:$$missed" >&2; exit 1; fi
 
 proto: setup ## generate proto/gen from proto/sluicegate/v1/*.proto
 	$(BIN)/python tests/meta/protos.py

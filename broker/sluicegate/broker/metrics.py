@@ -11,7 +11,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import CollectorRegistry, Gauge, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -20,7 +20,7 @@ from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Se
 from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
-from sluicegate.wire.labelled import Labelled
+from sluicegate.wire.tallies import Counts, Spreads
 from sluicegate.wire.words import ErrorClass, Outcome
 
 OTHER = "other"
@@ -64,76 +64,39 @@ class Metrics:
         self.task_type = Capped(_TASK_TYPES)
         self._runtime = runtime
         reg = self.registry
-        self._requests = Labelled(
-            Counter(
-                "sluicegate_requests", "Calls by what became of them in the end", (*_PARTY, "outcome"), registry=reg
-            )
+        self._requests = Counts(
+            "sluicegate_requests", "Calls by what became of them in the end", (*_PARTY, "outcome"), reg
         )
-        self._attempts = Labelled(
-            Counter("sluicegate_attempts", "Grants, those of a call's further attempts included", _PARTY, registry=reg)
+        self._attempts = Counts(
+            "sluicegate_attempts", "Grants, those of a call's further attempts included", _PARTY, reg
         )
         self._open: dict[str, tuple[tuple[str, str, str, str], Outcome]] = {}  # calls in flight, as they were granted
-        self._decisions = Labelled(
-            Counter(
-                "sluicegate_decisions", "Decisions by their reason", ("pool", "tier", "outcome", "reason"), registry=reg
-            )
+        self._decisions = Counts(
+            "sluicegate_decisions", "Decisions by their reason", ("pool", "tier", "outcome", "reason"), reg
         )
-        self._waits = Labelled(
-            Histogram(
-                "sluicegate_queue_wait_seconds",
-                "Time from a call's arrival to its first decision",
-                (*_PARTY, "outcome"),
-                buckets=_WAITS,
-                registry=reg,
-            )
+        self._waits = Spreads(
+            "sluicegate_queue_wait_seconds",
+            "Time from a call's arrival to its first decision",
+            (*_PARTY, "outcome"),
+            _WAITS,
+            reg,
         )
-        self._retries = Labelled(
-            Counter("sluicegate_retries", "Attempts that went back to the queue", (*_PARTY, "reason"), registry=reg)
+        self._retries = Counts("sluicegate_retries", "Attempts that went back to the queue", (*_PARTY, "reason"), reg)
+        self._reserved = Counts("sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", _PARTY, reg)
+        self._reserved_ratio = Spreads(
+            "sluicegate_reserved_ratio", "Tokens reserved / really used, per call", ["pool"], _RATIOS, reg
         )
-        self._reserved = Labelled(
-            Counter("sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", _PARTY, registry=reg)
+        self._estimate_ratio = Spreads(
+            "sluicegate_estimate_ratio", "Input tokens expected / real, per call", ["pool"], _RATIOS, reg
         )
-        self._reserved_ratio = Labelled(
-            Histogram(
-                "sluicegate_reserved_ratio",
-                "Tokens reserved / really used, per call",
-                ["pool"],
-                buckets=_RATIOS,
-                registry=reg,
-            )
+        self._consumed = Counts(
+            "sluicegate_tokens_consumed", "Tokens really used, as providers reported", (*_PARTY, "kind"), reg
         )
-        self._estimate_ratio = Labelled(
-            Histogram(
-                "sluicegate_estimate_ratio",
-                "Input tokens expected / real, per call",
-                ["pool"],
-                buckets=_RATIOS,
-                registry=reg,
-            )
+        self._responses = Counts(
+            "sluicegate_provider_responses", "Attempts by what the provider answered", ("pool", "class"), reg
         )
-        self._consumed = Labelled(
-            Counter(
-                "sluicegate_tokens_consumed",
-                "Tokens really used, as providers reported",
-                (*_PARTY, "kind"),
-                registry=reg,
-            )
-        )
-        self._responses = Labelled(
-            Counter(
-                "sluicegate_provider_responses",
-                "Attempts by what the provider answered",
-                ("pool", "class"),
-                registry=reg,
-            )
-        )
-        self._anomalies = Labelled(
-            Counter(
-                "sluicegate_settlement_anomalies",
-                "Absurd fields of settlements, counted as not said",
-                ("field",),
-                registry=reg,
-            )
+        self._anomalies = Counts(
+            "sluicegate_settlement_anomalies", "Absurd fields of settlements, counted as not said", ("field",), reg
         )
         build = Gauge("sluicegate_build_info", "1, labelled with the version", ("version",), registry=reg)
         build.labels(_version()).set(1)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Broker or sidecar less one of its parts, to see what it costs: `python -m tests.bench._variant NAME [ARGUMENTS]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sluicegate.broker import main as broker
+from sluicegate.broker.metrics import Metrics
+from sluicegate.sidecar import main as sidecar
+from sluicegate.wire.tallies import Counts, Spreads
+
+
+class _Nothing:
+    """A metric that counts nothing."""
+
+    def inc(self, amount: float = 1.0) -> None:
+        pass
+
+    observe = set = dec = inc
+
+
+def _broker_without_metrics() -> int:
+    Metrics.witness = lambda self, effects, wall_offset: None  # type: ignore[method-assign]
+    broker.main()
+    return 0
+
+
+def _sidecar_without_metrics() -> int:
+    nothing: Any = _Nothing()
+    for family in (Counts, Spreads):
+        setattr(family, "__call__", lambda self, *labels: nothing)  # noqa: B010 - a type checker would object, rightly
+    return sidecar.main()
+
+
+VARIANTS: dict[str, Callable[[], int]] = {
+    "broker-without-metrics": _broker_without_metrics,
+    "sidecar-without-metrics": _sidecar_without_metrics,
+}
+
+if __name__ == "__main__":
+    sys.exit(VARIANTS[sys.argv.pop(1)]())
