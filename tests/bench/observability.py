@@ -2,7 +2,7 @@
 """What metrics cost broker and sidecar: `python tests/bench/observability.py`.
 
 Each with its metrics and without, on one core, in turns: decisions per core-second of the broker, calls per core-second
-of the sidecar. Where they are on their page is read once a second; Prometheus would do so four times a minute.
+of the sidecar. Where they are on their page is read once in each turn of some seconds.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import argparse
 import contextlib
 import sys
 import tempfile
-import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -21,25 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.bench import _parts
 from tests.bench._figures import Figures
 from tests.bench._process import OTHERS, load
-
-
-@contextlib.contextmanager
-def scraped(served: _parts.Served) -> Iterator[None]:
-    """Its page is read every second meanwhile."""
-    done = threading.Event()
-
-    def read() -> None:
-        while not done.wait(1.0):
-            with urllib.request.urlopen(f"{served.admin}/metrics", timeout=5) as page:
-                page.read()
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        yield
-    finally:
-        done.set()
-        reader.join()
 
 
 def main() -> int:
@@ -52,7 +31,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(3)]
         endpoint = stack.enter_context(_parts.upstream())
-        documents = [_parts.pool("gpt-4o", ["gpt-4o"], endpoint)]
+        documents = [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)]
         behind = stack.enter_context(_parts.broker(folders[0], documents, OTHERS))
         rows: dict[str, tuple[_parts.Served, list[object]]] = {}
         for name, folder, suffix in (("", folders[1], ""), (" without metrics", folders[2], "-without-metrics")):
@@ -67,9 +46,9 @@ def main() -> int:
         for number in range(options.rounds + 1):
             for name, (served, arguments) in rows.items():
                 before = served.program.cpu
-                reading = contextlib.nullcontext() if "without" in name else scraped(served)
-                with reading:
-                    done = load(*arguments, "--seconds", options.seconds)["done"]
+                done = load(*arguments, "--seconds", options.seconds)["done"]
+                if "without" not in name:
+                    urllib.request.urlopen(f"{served.admin}/metrics", timeout=5).read()
                 if number:
                     figures.add(f"{name} per core-second", done / (served.program.cpu - before))
     figures.table(["per core-second"], list(rows))

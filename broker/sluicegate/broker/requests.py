@@ -138,10 +138,12 @@ def acquire(
     return event, check.violations
 
 
+_PROVIDERS: dict[int, Provider] = {convert.PROVIDER.to_proto(provider): provider for provider in Provider}
+
+
 def _taken_by(numbers: Iterable[int]) -> frozenset[Provider]:
     """A provider of a later version is in no pool of this one."""
-    known: dict[int, Provider] = {convert.PROVIDER.to_proto(provider): provider for provider in Provider}
-    return frozenset(known[number] for number in numbers if number in known)
+    return frozenset(_PROVIDERS[number] for number in numbers if number in _PROVIDERS)
 
 
 def _cached_age(check: Checked, call: pb.CallRequest) -> float | None:

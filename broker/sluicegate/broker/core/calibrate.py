@@ -34,12 +34,9 @@ class _Record:
     inputs: int = 0  # of them those whose input was not exact
     estimated: float = 0.0
     real: float = 0.0
+    factor: float = 1.0
     answers: deque[int] = field(default_factory=lambda: deque[int](maxlen=_ANSWERS))
     expected: int = 0
-
-    @property
-    def factor(self) -> float:
-        return min(_MOST, max(_LEAST, self.real / self.estimated)) if self.estimated > 0 else 1.0
 
     def input(self, estimated: int, real: int) -> None:
         if self.inputs >= _ENOUGH:
@@ -47,6 +44,7 @@ class _Record:
             real = min(max(real, int(around / _OUTLIER)), math.ceil(around * _OUTLIER))
         self.estimated = self.estimated * _DECAY + estimated
         self.real = self.real * _DECAY + real
+        self.factor = min(_MOST, max(_LEAST, self.real / self.estimated))
         self.inputs += 1
 
     def output(self, answer: int) -> None:
@@ -68,14 +66,21 @@ class Calibration:
 
     def correct(self, estimate: Estimate, pool: str, model: str, task_type: str) -> Estimate:
         """`estimate` as such calls turned out to be; itself while nothing is known. Output stays within its cap."""
-        factor, output = 1.0, estimate.output_tokens
-        records = [record for key in _keys(pool, model, task_type) if (record := self._records.get(key)) is not None]
-        if not estimate.exact:
-            factor = next((record.factor for record in records if record.inputs >= _ENOUGH), 1.0)
-        if output > 0:
-            output = next((record.expected for record in records if len(record.answers) >= _ENOUGH), output)
-            if estimate.max_output_tokens is not None:
-                output = min(output, estimate.max_output_tokens)
+        factor = 1.0 if estimate.exact else None
+        output = None if estimate.output_tokens > 0 else 0
+        for key in _keys(pool, model, task_type):
+            record = self._records.get(key)
+            if record is not None:
+                if factor is None and record.inputs >= _ENOUGH:
+                    factor = record.factor
+                if output is None and len(record.answers) >= _ENOUGH:
+                    output = record.expected
+                if factor is not None and output is not None:
+                    break
+        factor = 1.0 if factor is None else factor
+        output = estimate.output_tokens if output is None else output
+        if estimate.max_output_tokens is not None:
+            output = min(output, estimate.max_output_tokens)
         if factor == 1.0 and output == estimate.output_tokens:
             return estimate
         return replace(
