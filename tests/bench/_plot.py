@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws docs/images/performance.png from what the programs beside it saved: `python tests/bench/_plot.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.bench._figures import RESULTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+OURS, THEIRS = "#0b7a75", "#c1440e"
+
+
+def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float, str]]) -> None:
+    """Labelled bars on a logarithmic scale, so that ratios are distances."""
+    names = [name for name, _, _ in rows]
+    values = [value for _, value, _ in rows]
+    axes.barh(names, values, color=[color for _, _, color in rows])
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(unit)
+    axes.set_xlim(min(values) / 3, max(values) * 4)
+    for place, value in enumerate(values):
+        text = f" {value:,.0f}" if value >= 10 else f" {value:.2g}"
+        axes.text(value, place, text, va="center", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> None:
+    found: dict[str, Any] = {
+        name: json.loads((RESULTS / f"{name}.json").read_text())["medians"] for name in ("decisions", "sidecar")
+    }
+    decisions, sidecar = found["decisions"], found["sidecar"]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 3.6))
+    bars(
+        left,
+        "Decisions per core-second",
+        "more is better",
+        [
+            (
+                "Sluicegate,\n4 x 128 calls",
+                decisions["Sluicegate, batched, 4 sidecars x 128 calls per core-second"],
+                OURS,
+            ),
+            ("ratelimit + Redis,\n128 calls", decisions["ratelimit, 128 calls at once per core-second"], THEIRS),
+            ("Sluicegate,\none at a time", decisions["Sluicegate, one at a time per core-second"], OURS),
+            ("ratelimit + Redis,\none at a time", decisions["ratelimit, one at a time per core-second"], THEIRS),
+        ],
+    )
+    ours, theirs = "Sluicegate's sidecar", "LiteLLM"
+    for axes, title, unit, columns in (
+        (middle, "CPU of a proxy", "us, less is better", {"a call": "CPU us/call", "a chunk": "CPU us/chunk"}),
+        (right, "Added latency of a call", "us, less is better", {"p50": "added p50 us", "p99": "added p99 us"}),
+    ):
+        rows = [
+            (f"{short}, {label}", sidecar[f"{name} {column}"], color)
+            for label, column in columns.items()
+            for name, short, color in ((ours, "sidecar", OURS), (theirs, "LiteLLM", THEIRS))
+        ]
+        bars(axes, title, unit, rows)
+    figure.tight_layout()
+    target = Path(__file__).parents[2] / "docs" / "images" / "performance.png"
+    figure.savefig(target, dpi=110)
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
