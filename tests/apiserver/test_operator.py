@@ -125,6 +125,9 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
     def reasons(*what: str) -> dict[str, str]:
         return {name: reason for name, (_, reason, _) in conditions(plane, *what).items()}
 
+    def transitions(*what: str) -> set[str]:
+        return {condition["lastTransitionTime"] for condition in plane.get(*what)["status"]["conditions"]}
+
     async with broker(port) as running:
         with operator(plane, port, tmp_path):
             access = [{"namespaceSelector": {"matchLabels": {"plan": "paid"}}, "maxTier": "Premium"}]
@@ -142,6 +145,8 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
             await asyncio.sleep(2.5)
             assert plane.get("tpol", "tenant", "-n", NAMESPACE)["metadata"]["resourceVersion"] == before
 
+            since = transitions("tpol", "tenant", "-n", NAMESPACE)
+            await asyncio.sleep(1.1)  # such times count seconds
             plane.apply(changed(POLICY, weight=7))
             await until(
                 lambda: running.configuration.compiled.snapshot.tenants[f"{NAMESPACE}/tenant"].weight == 7, "the change"
@@ -149,6 +154,7 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
             await until(
                 lambda: set(generations(plane, "tpol", "tenant", "-n", NAMESPACE)) == {2}, "each condition is of it"
             )
+            assert transitions("tpol", "tenant", "-n", NAMESPACE) == since, "no condition has flipped"
             plane.kubectl("label", "namespace", NAMESPACE, "plan-")
             await until(
                 lambda: running.configuration.compiled.snapshot.pools["operated"].access == (), "no namespace matches"
