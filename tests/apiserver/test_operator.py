@@ -7,6 +7,7 @@ import asyncio
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from tests.cluster.control_plane import ControlPlane, free_port
 
 WITHIN = 20.0
 NAMESPACE = "operator-test"
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES, README = (Path(__file__).parents[2] / name for name in ("examples", "README.md"))
 
 POOL: dict[str, Any] = {
     "apiVersion": "sluicegate.dev/v1alpha1",
@@ -232,7 +233,9 @@ async def test_of_two_policies_for_one_workload_the_older_holds_and_the_other_is
 
 async def test_the_examples_come_into_effect_as_the_readme_says(plane: ControlPlane, namespace: None, tmp_path: Path):
     documents = [d for path in sorted(EXAMPLES.glob("*.yaml")) for d in yaml.safe_load_all(path.read_text())]
-    for name in {d["metadata"]["namespace"] for d in documents if "namespace" in d["metadata"]}:
+    told = re.search(r"for name in ([a-z ]+); do kubectl create namespace", README.read_text())
+    assert told is not None
+    for name in told[1].split():
         plane.kubectl("create", "namespace", name, check=False)
     plane.kubectl("apply", "-f", str(EXAMPLES))
     port = free_port()
