@@ -271,4 +271,5 @@ async def test_while_the_broker_is_away_conditions_say_so_and_its_return_is_noti
         async with broker(port) as running:
             await until(lambda: "operated" in running.configuration.compiled.snapshot.pools, "it was restarted")
     log = (tmp_path / "operator.log").read_text()
+    assert '"logger": "kopf.objects"' not in log, "a line an event"
     assert all(json.loads(line)["level"] != "error" for line in log.splitlines() if line.startswith("{")), log[-3000:]
