@@ -62,14 +62,17 @@ def namespace(plane: ControlPlane) -> None:
     plane.apply(*with_account(NAMESPACE))
 
 
-def test_lint_finds_nothing():
-    done = helm("lint", "--strict", str(CHART))
+def test_lint_finds_nothing_in_the_values_for_larger_installations():
+    done = helm("lint", "--strict", str(CHART), "-f", str(CHART / "values-ha.yaml"))
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("values", MATRIX, ids=[",".join(values) or "defaults" for values in MATRIX])
-def test_the_api_server_takes_what_is_rendered(plane: ControlPlane, values: list[str]):
-    documents = rendered(*(part for value in values for part in ("--set", value)))
+def test_lint_finds_nothing_and_the_api_server_takes_what_is_rendered(plane: ControlPlane, values: list[str]):
+    settings = [part for value in values for part in ("--set", value)]
+    linted = helm("lint", "--strict", str(CHART), *settings)
+    assert linted.returncode == 0, linted.stdout
+    documents = rendered(*settings)
     plane.apply(*documents, dry_run=True)
     for document in documents:
         metadata = document["metadata"]
@@ -120,6 +123,26 @@ def test_a_misspelt_value_is_refused_by_name(value: str, words: str):
     done = helm("template", "release", str(CHART), "--set", value)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+def test_the_notes_say_what_comes_next_and_warn_of_what_is_switched_off(plane: ControlPlane):
+    def notes(*values: str) -> str:
+        place = ("-n", "elsewhere", "--kubeconfig", str(plane.kubeconfig), "--set", "crds.enabled=false")
+        done = helm("install", "trial", str(CHART), "--dry-run=client", *place, *values)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.partition("\nNOTES:\n")[2]
+
+    told = notes()
+    for words in (
+        "kubectl sluicegate check -n elsewhere",
+        "helm test trial -n elsewhere",
+        'sluicegate.dev/inject: "true"',
+    ):
+        assert words in told
+    assert "WARNING" not in told
+    unsafe = notes("--set", "auth.enabled=false", "--set", "tls.enabled=false")
+    assert "WARNING: auth.enabled is false" in unsafe
+    assert "WARNING: tls.enabled is false" in unsafe
 
 
 def test_the_definitions_in_the_chart_are_current():

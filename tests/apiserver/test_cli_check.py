@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sluicegate.cli.check import ALL
 from sluicegate.kube.certificates import LIFE, renew
@@ -170,9 +171,11 @@ async def test_who_may_see_less_is_told_what_could_not_be_checked(plane: Control
 
 async def test_an_empty_cluster_may_be_installed_to_and_has_nothing(plane: ControlPlane, tmp_path: Path):
     with control_plane(tmp_path) as empty:
-        code, out, _ = await cli(empty.kubeconfig, "check", "--pre")
+        code, out, _ = await cli(empty.kubeconfig, "check", "--pre", "-o", "wide")
         assert code == 0
-        assert "√ you may install the chart" in out
+        assert "√ pre-rights: you may install the chart" in out
+        code, out, _ = await cli(empty.kubeconfig, "check", "--pre", "-o", "yaml")
+        assert (code, yaml.safe_load(out)["success"]) == (0, True)
         code, out, _ = await cli(empty.kubeconfig, "check", "--wait", "0", "-o", "json")
         assert code == 1
         found = results(out)

@@ -103,6 +103,13 @@ def test_what_is_wrong_is_refused_in_words(
     assert words in said
 
 
+def test_a_status_has_conditions_and_no_figure_that_moves(plane: ControlPlane):
+    for kind in ("providerpools", "tenantpolicies"):
+        (version,) = plane.get("crd", f"{kind}.sluicegate.dev")["spec"]["versions"]
+        status = version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+        assert set(status) == {"conditions", "observedGeneration", "programmedVersion"}
+
+
 def test_every_rule_of_the_definitions_is_met_by_a_bad_document():
     messages = {message for kind in RULES.values() for rules in kind.values() for _, message in rules}
     unmet = {message for message in messages if not any(words in message for _, _, words in BAD)}

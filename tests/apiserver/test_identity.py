@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -273,6 +274,20 @@ async def test_an_aged_certificate_is_renewed_and_plain_text_is_refused(plane: C
         renewed = await asyncio.to_thread(serial, broker.port)
         assert renewed not in (first, x509.load_pem_x509_certificate(aged.served.certificate).serial_number)
         assert authorities(plane) == aged.bundle != bundle
+
+
+async def test_of_a_certificate_of_the_users_own_the_authority_is_published(
+    plane: ControlPlane, settings: Settings, tmp_path: Path
+):
+    ring = renew(None, "localhost", settings.tls_hosts, dt.datetime.now(dt.UTC))
+    certificate, key, bundle = (tmp_path / name for name in ("tls.crt", "tls.key", "ca.crt"))
+    certificate.write_bytes(ring.served.certificate)
+    key.write_bytes(ring.served.key)
+    bundle.write_bytes(ring.bundle)
+    own = replace(settings, tls_secret=None, tls_cert=certificate, tls_key=key, tls_ca=bundle)
+    async with running(own) as broker, connected(plane, broker) as channel:
+        assert authorities(plane) == ring.bundle
+        await configure(channel, token(plane, "operator"), POOL)
 
 
 async def test_another_authority_is_taken_over_without_a_restart_and_breaks_nobody(

@@ -224,11 +224,22 @@ def test_without_an_injector_other_pods_start_and_asked_ones_do_what_the_values_
 def test_the_final_check_refuses_pods_that_asked_and_got_nothing(plane: ControlPlane, no_webhook: None, tmp_path: Path):
     port = free_port()
     plane.apply(*webhook_at(port, requireInjection_enabled="true"))
-    _until_refused(plane, pod("plain", inject="true"), "did not get it")
-    assert not injected(created(plane, pod("plain"))[0])
-    assert not injected(created(plane, pod("opted-out", inject="true"))[0])
+    _until_refused(plane, pod("plain", inject="true"), "the pod asks for the Sluicegate sidecar")
+    _until_refused(plane, pod("opted-in"), "the namespace asks for the Sluicegate sidecar")
+    _until_refused(plane, pod("opted-in", inject="true"), "the pod asks for the Sluicegate sidecar")
+    on_the_nodes_network = pod("opted-in")
+    on_the_nodes_network["spec"]["hostNetwork"] = True
+    for other in (
+        pod("plain"),
+        pod("opted-out"),
+        pod("opted-out", inject="true"),
+        pod("opted-in", inject="false"),
+        on_the_nodes_network,
+    ):
+        assert not injected(created(plane, other)[0])
     with injector(plane, port, tmp_path):
         assert injected(created(plane, pod("plain", inject="true"))[0])
+        assert injected(created(plane, pod("opted-in"))[0])
 
 
 def test_a_certificate_of_the_users_own_serves_as_well(plane: ControlPlane, no_webhook: None, tmp_path: Path):

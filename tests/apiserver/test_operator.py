@@ -7,6 +7,7 @@ import asyncio
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from tests.cluster.control_plane import ControlPlane, free_port
 
 WITHIN = 20.0
 NAMESPACE = "operator-test"
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES, README = (Path(__file__).parents[2] / name for name in ("examples", "README.md"))
 
 POOL: dict[str, Any] = {
     "apiVersion": "sluicegate.dev/v1alpha1",
@@ -125,6 +126,9 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
     def reasons(*what: str) -> dict[str, str]:
         return {name: reason for name, (_, reason, _) in conditions(plane, *what).items()}
 
+    def transitions(*what: str) -> set[str]:
+        return {condition["lastTransitionTime"] for condition in plane.get(*what)["status"]["conditions"]}
+
     async with broker(port) as running:
         with operator(plane, port, tmp_path):
             access = [{"namespaceSelector": {"matchLabels": {"plan": "paid"}}, "maxTier": "Premium"}]
@@ -142,6 +146,8 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
             await asyncio.sleep(2.5)
             assert plane.get("tpol", "tenant", "-n", NAMESPACE)["metadata"]["resourceVersion"] == before
 
+            since = transitions("tpol", "tenant", "-n", NAMESPACE)
+            await asyncio.sleep(1.1)  # such times count seconds
             plane.apply(changed(POLICY, weight=7))
             await until(
                 lambda: running.configuration.compiled.snapshot.tenants[f"{NAMESPACE}/tenant"].weight == 7, "the change"
@@ -149,6 +155,7 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
             await until(
                 lambda: set(generations(plane, "tpol", "tenant", "-n", NAMESPACE)) == {2}, "each condition is of it"
             )
+            assert transitions("tpol", "tenant", "-n", NAMESPACE) == since, "no condition has flipped"
             plane.kubectl("label", "namespace", NAMESPACE, "plan-")
             await until(
                 lambda: running.configuration.compiled.snapshot.pools["operated"].access == (), "no namespace matches"
@@ -226,7 +233,9 @@ async def test_of_two_policies_for_one_workload_the_older_holds_and_the_other_is
 
 async def test_the_examples_come_into_effect_as_the_readme_says(plane: ControlPlane, namespace: None, tmp_path: Path):
     documents = [d for path in sorted(EXAMPLES.glob("*.yaml")) for d in yaml.safe_load_all(path.read_text())]
-    for name in {d["metadata"]["namespace"] for d in documents if "namespace" in d["metadata"]}:
+    told = re.search(r"for name in ([a-z ]+); do kubectl create namespace", README.read_text())
+    assert told is not None
+    for name in told[1].split():
         plane.kubectl("create", "namespace", name, check=False)
     plane.kubectl("apply", "-f", str(EXAMPLES))
     port = free_port()
@@ -262,4 +271,5 @@ async def test_while_the_broker_is_away_conditions_say_so_and_its_return_is_noti
         async with broker(port) as running:
             await until(lambda: "operated" in running.configuration.compiled.snapshot.pools, "it was restarted")
     log = (tmp_path / "operator.log").read_text()
+    assert '"logger": "kopf.objects"' not in log, "a line an event"
     assert all(json.loads(line)["level"] != "error" for line in log.splitlines() if line.startswith("{")), log[-3000:]

@@ -197,13 +197,15 @@ OUTCOMES = [
 
 
 def test_check():
-    text, category = "", ""
-    for outcome in OUTCOMES:
-        text += headed(outcome, category)
-        category = outcome.category
-    same("check.txt", f"{text}\n{verdict_of(OUTCOMES)}\n")
+    for form in ("table", "wide"):
+        text, category = "", ""
+        for outcome in OUTCOMES:
+            text += headed(outcome, category, wide=form == "wide")
+            category = outcome.category
+        same(f"check.{form}.txt", f"{text}\n{verdict_of(OUTCOMES)}\n")
     same("check.short.txt", short(OUTCOMES))
-    same("check.json", tables.structured(as_value(OUTCOMES), "json"))
+    for form in ("json", "yaml"):
+        same(f"check.{form}", tables.structured(as_value(OUTCOMES), form))
 
 
 # ---- how checks are run

@@ -94,7 +94,7 @@ class ControlPlane:
     ) -> subprocess.CompletedProcess[str]:
         """Runs kubectl as the administrator. Raises ControlPlaneError with its words unless `check` is False."""
         command = [str(tool("kubectl")), "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=200, check=False)
         if check and done.returncode:
             raise ControlPlaneError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done

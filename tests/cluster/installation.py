@@ -8,8 +8,9 @@ import re
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,6 @@ CHECKOUT = Path(__file__).parents[2]
 VERSION: str = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
 NAMESPACE, RELEASE = "sluicegate-system", "sluicegate"
 Value = dict[str, Any]
-
-
-def until(condition: Callable[[], Any], what: str, within: float = 60.0) -> float:
-    """The seconds until `condition` held. Fails after `within`."""
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < within, f"not within {within:g} s: {what}"
-        time.sleep(0.2)
-    return time.monotonic() - begun
 
 
 def reason(line: Value) -> str:
@@ -48,7 +40,7 @@ class Installation:
     def helm(self, *arguments: str) -> str:
         """Runs helm; fails with its words and the cluster's."""
         command = [str(tool("helm")), "--kubeconfig", str(self.node.plane.kubeconfig), "--namespace", NAMESPACE]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}\n{done.stdout}\n{self.state()}"
         return done.stdout
 
@@ -65,7 +57,7 @@ class Installation:
         )
         for name in ("acme", "hobby", "crowd"):
             plane.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "app", "namespace": name}})
-        plane.kubectl("rollout", "status", "-n", "provider", "deployment/emulator", "--timeout=60s")
+        plane.kubectl("rollout", "status", "-n", "provider", "deployment/emulator", "--timeout=120s")
 
     def release(self) -> None:
         """helm install, with default values."""
@@ -82,10 +74,30 @@ class Installation:
         """Of those, the calls that began after `moment` (time.time())."""
         return [line for line in self.lines(namespace) if line["at"] > moment]
 
-    def scheduled(self, namespace: str) -> bool:
-        """Whether the broker decided on the app's last call, and it was served."""
-        lines = self.lines(namespace)
+    def scheduled(self, namespace: str, moment: float = 0.0) -> bool:
+        """Whether the broker decided on the app's last call after `moment`, and it was served."""
+        lines = self.since(namespace, moment)
         return bool(lines and lines[-1]["ok"]) and reason(lines[-1]) not in ("safe-share", "fail-open")
+
+    def until(self, condition: Callable[[], Any], what: str, within: float = 120.0) -> float:
+        """The seconds until `condition` held. Fails after `within`, with the cluster's words."""
+        begun = time.monotonic()
+        while not condition():
+            assert time.monotonic() - begun < within, f"not within {within:g} s: {what}\n{self.state()}"
+            time.sleep(0.2)
+        return time.monotonic() - begun
+
+    def until_scheduled(self, names: Iterable[str], moment: float = 0.0) -> None:
+        """Waits until a call of each of these apps, begun after `moment`, is scheduled."""
+        for name in names:
+            self.until(partial(self.scheduled, name, moment), f"a scheduled call of {name}")
+
+    def sidecar(self, namespace: str) -> Value:
+        """What the sidecar of the namespace's app says of itself."""
+        (pod,) = self.pods(namespace, "app=app")
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:15081/proxy/status"
+        status: Value = json.loads(self.node.plane.kubectl("get", "--raw", path).stdout)
+        return status
 
     def metrics(self) -> str:
         """The broker's page, through the API server."""

@@ -35,11 +35,12 @@ class Node:
     """A cluster with one node named `node`."""
 
     plane: ControlPlane
+    archives: Sequence[Path]
     processes: list[Process] = field(default_factory=list)
 
-    def load(self, archives: Sequence[Path]) -> None:
-        """Imports images, so that no registry is asked for them."""
-        for archive in archives:
+    def load(self) -> None:
+        """Imports the images, so that no registry is asked for them."""
+        for archive in self.archives:
             run([*_ctr(), "images", "import", archive], f"containerd does not take {archive}", timeout=300)
 
     def start(self, name: str, *command: str | Path) -> None:
@@ -79,9 +80,9 @@ def node(directory: Path, archives: Sequence[Path]) -> Iterator[Node]:
             run(["ip", "link", "set", _BRIDGE, "up"], "the bridge does not come up")
             _FORWARD.write_text("1")
             with control_plane(directory, address=_ADDRESS) as plane:
-                cluster = Node(plane)
+                cluster = Node(plane, archives)
                 try:
-                    _start(cluster, archives)
+                    _start(cluster)
                     yield cluster
                 finally:
                     _stop(cluster)
@@ -94,7 +95,7 @@ def node(directory: Path, archives: Sequence[Path]) -> Iterator[Node]:
 # ---- start
 
 
-def _start(cluster: Node, archives: Sequence[Path]) -> None:
+def _start(cluster: Node) -> None:
     plane = cluster.plane
     cluster.start("containerd", "containerd", "--config", _containerd_config())
     _until(cluster, (_STATE / "containerd.sock").exists, "containerd does not listen")
@@ -133,7 +134,7 @@ def _start(cluster: Node, archives: Sequence[Path]) -> None:
         f"  kubernetes cluster.local in-addr.arpa {{\n    kubeconfig {admin}\n    ttl 2\n  }}\n}}\n"
     )
     cluster.start("coredns", tool("coredns"), "-conf", corefile)
-    cluster.load(archives)
+    cluster.load()
     identity = plane.write_kubeconfig(
         "kubelet", pair=plane.authority.issue("system:node:node", organization="system:nodes")
     )

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 
 from tests.cluster.images import APP
-from tests.cluster.installation import NAMESPACE, RELEASE, Installation, policy, until
+from tests.cluster.installation import CHECKOUT, NAMESPACE, RELEASE, Installation, policy
 
 pytestmark = pytest.mark.timeout(1_500)
 
@@ -24,13 +25,18 @@ KEPT = {
 
 def test_after_an_uninstall_apps_do_what_their_policy_says(installed: Installation) -> None:
     plane = installed.node.plane
+
+    def told(name: str, wanted: str) -> bool:
+        return str(installed.sidecar(name)["on_broker_unavailable"]) == wanted
+
     plane.apply(policy("acme", "Premium", onBrokerUnavailable="FailOpen"))
     plane.apply(policy("hobby", "Free", onBrokerUnavailable="FailClosed"))
-    time.sleep(3)
+    for name, wanted in (("acme", "fail_open"), ("hobby", "fail_closed")):
+        installed.until(partial(told, name, wanted), f"the sidecar of {name}: {wanted}")
     installed.helm("uninstall", RELEASE, "--wait", "--timeout=120s")
     gone = time.time() + 5  # sidecars wait for a broker that is away
-    until(lambda: len(installed.since("acme", gone)) > 5, "acme's calls go on", within=90)
-    until(lambda: len(installed.since("hobby", gone)) > 0, "hobby's calls are answered", within=90)
+    installed.until(lambda: len(installed.since("acme", gone)) > 5, "acme's calls go on")
+    installed.until(lambda: len(installed.since("hobby", gone)) > 0, "hobby's calls are answered")
     assert all(line["ok"] for line in installed.since("acme", gone))
     assert installed.since("acme", gone)[-1]["headers"]["x-sluicegate-reason"] == "fail-open"
     assert not any(line["ok"] for line in installed.since("hobby", gone))
@@ -44,10 +50,22 @@ def test_after_an_uninstall_apps_do_what_their_policy_says(installed: Installati
 
 
 def test_pods_that_ran_meanwhile_find_the_next_release_by_themselves(installed: Installation) -> None:
-    begun = time.monotonic()
+    begun, since = time.monotonic(), time.time()
     installed.release()
-    until(lambda: all(map(installed.scheduled, ("acme", "hobby"))), f"calls are scheduled again {installed.state()}")
+    installed.until_scheduled(("acme", "hobby"), since)
     print(f"installed again, calls were scheduled after {time.monotonic() - begun:.1f} s")
     for name in ("acme", "hobby"):
         status = installed.pods(name, "app=app")[0]["status"]
         assert {one["restartCount"] for one in (*status["initContainerStatuses"], *status["containerStatuses"])} == {0}
+
+
+def test_the_examples_come_into_effect_as_the_readme_says(installed: Installation) -> None:
+    plane = installed.node.plane
+    plane.kubectl("delete", "ppool,tpol", "--all", "-A")
+    plane.kubectl("create", "namespace", "trading")  # acme and hobby are there
+    plane.kubectl("apply", "-f", str(CHECKOUT / "examples"))
+    plane.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "--all", "-A", "ppool,tpol")
+    found = plane.get("ppool,tpol", "-A")["items"]
+    accepted = {item["metadata"]["name"]: item["status"]["conditions"][0]["reason"] for item in found}
+    assert len(accepted) == sum(path.read_text().count("\nkind: ") for path in (CHECKOUT / "examples").glob("*.yaml"))
+    assert set(accepted.values()) == {"Accepted"}

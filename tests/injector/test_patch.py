@@ -163,6 +163,19 @@ def test_a_base_url_that_is_set_stays_and_is_reported():
     assert any("OPENAI_BASE_URL was set already" in text for text in result.warnings)
 
 
+def test_a_variable_that_some_read_before_ours_is_reported():
+    def warned(name: str, value: str) -> bool:
+        own = pod(containers=[{"name": "app", "env": [{"name": name, "value": value}]}])
+        return any(f"{name} was set already" in text for text in made(own).warnings)
+
+    for name, ours in (
+        ("OPENAI_API_BASE", BASE_URLS["OPENAI_BASE_URL"]),
+        ("ANTHROPIC_API_URL", BASE_URLS["ANTHROPIC_BASE_URL"]),
+    ):
+        assert warned(name, "http://mine")
+        assert not warned(name, ours)
+
+
 def test_a_proxy_that_would_take_our_calls_is_reported():
     def warned(*env: tuple[str, str]) -> bool:
         container = {"name": "app", "env": [{"name": name, "value": value} for name, value in env]}

@@ -16,8 +16,8 @@ from google.auth.credentials import AnonymousCredentials
 from langchain_anthropic import ChatAnthropic
 from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings, ChatOpenAI, OpenAIEmbeddings
 
-from sluicegate.injector.annotations import TABLE
-from sluicegate.injector.patch import BASE_URLS, PORT
+from sluicegate.injector.annotations import TABLE, read
+from sluicegate.injector.patch import BASE_URLS, PORT, Injection, patch
 
 KEYS = {
     "OPENAI_API_KEY": "k",
@@ -80,6 +80,14 @@ def test_an_address_that_the_program_gives_itself_still_wins():
     assert openai.OpenAI(base_url="https://elsewhere/v1").base_url == "https://elsewhere/v1/"
     azure = AzureOpenAIEmbeddings(azure_endpoint="https://elsewhere", azure_deployment="d")
     assert str(_langchain(azure).base_url) == "https://elsewhere/openai/deployments/d/"
+
+
+def test_what_langchain_reads_before_our_variables_is_what_injection_reports(monkeypatch: pytest.MonkeyPatch):
+    for name, langchain in (("OPENAI_API_BASE", "LangChain, OpenAI"), ("ANTHROPIC_API_URL", "LangChain, Anthropic")):
+        monkeypatch.setenv(name, "https://elsewhere/")
+        assert str(CLIENTS[langchain][0]()) == "https://elsewhere/"
+        own = {"spec": {"containers": [{"name": "app", "env": [{"name": name, "value": "https://elsewhere/"}]}]}}
+        assert any(name in text for text in patch(own, Injection("image", "broker:1"), read({})).warnings)
 
 
 def test_the_documentation_names_every_variable_and_annotation():

@@ -51,6 +51,35 @@ async def test_the_name_in_the_guide_would_kill_it() -> None:
         await _idle_stream(wrong)
 
 
+async def test_a_handshake_may_take_its_time() -> None:
+    server = grpc.aio.server(options=server_options())
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1.0)  # as a busy machine, or a tunnel through an API server
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+
+        async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(carry(reader, back), carry(there, writer), return_exceptions=True)
+
+    await server.start()
+    tunnel = await asyncio.start_server(slowly, "127.0.0.1", 0)
+    address = "127.0.0.1:{1}".format(*tunnel.sockets[0].getsockname())
+    try:
+        async with grpc.aio.insecure_channel(address, options=client_options()) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)  # type: ignore[attr-defined]
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    finally:
+        tunnel.close()
+        await server.stop(0)
+
+
 def test_a_server_that_forbids_its_clients_pings_is_refused() -> None:
     with pytest.raises(ValueError, match="must lie between 0 and the interval"):
         Keepalive(interval=5.0, minimum=10.0)

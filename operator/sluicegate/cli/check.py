@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--via", default="", metavar="HOST:PORT", help="reach the broker here instead of by `kubectl port-forward`"
     )
-    add_output(parser, ("table", "short", "json"))
+    add_output(parser, ("table", "wide", "short", "json", "yaml"))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,21 +61,22 @@ async def _run(options: argparse.Namespace) -> int:
     outcomes: list[Outcome] = []
     coloured = Console(highlight=False) if sys.stdout.isatty() else None
     waits = Console(stderr=True)
+    drawn = options.output in ("table", "wide")
     async with reached(options) as client:
         world = World(client, options, metadata.version("sluicegate"), dt.datetime.now(dt.UTC))
         category = ""
-        with waits.status("checking") if waits.is_terminal and options.output == "table" else contextlib.nullcontext():
+        with waits.status("checking") if waits.is_terminal and drawn else contextlib.nullcontext():
             async for outcome in run_checks(
                 PRE if options.pre else ALL, world, wait=options.wait, clock=time.monotonic
             ):
                 outcomes.append(outcome)
-                if options.output == "table":
-                    _say(headed(outcome, category), outcome.verdict, coloured)
+                if drawn:
+                    _say(headed(outcome, category, wide=options.output == "wide"), outcome.verdict, coloured)
                     category = outcome.category
                 await asyncio.sleep(0)
     failed = any(outcome.verdict == "fail" for outcome in outcomes)
-    if options.output == "json":
-        out(structured(as_value(outcomes), "json"))
+    if options.output in ("json", "yaml"):
+        out(structured(as_value(outcomes), options.output))
     elif options.output == "short":
         out(short(outcomes))
     else:
@@ -83,13 +84,13 @@ async def _run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def headed(outcome: Outcome, before: str) -> str:
-    """One outcome in lines, under the heading of its category where that is a new one."""
+def headed(outcome: Outcome, before: str, *, wide: bool = False) -> str:
+    """One outcome in lines, under the heading of its category where that is a new one; `wide`: with its id."""
     heading = ""
     if outcome.category != before:
         blank = "\n" if before else ""
         heading = f"{blank}{outcome.category}\n{'-' * len(outcome.category)}\n"
-    lines = [f"{_MARKS[outcome.verdict]} {outcome.description}"]
+    lines = [f"{_MARKS[outcome.verdict]} {f'{outcome.id}: ' if wide else ''}{outcome.description}"]
     if outcome.verdict in ("ok", "skip"):
         lines[0] += f" ({'; '.join(outcome.details)})" if outcome.details else ""
     else:

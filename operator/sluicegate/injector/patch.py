@@ -36,6 +36,8 @@ BASE_URLS: Mapping[str, str] = {
     "GOOGLE_VERTEX_BASE_URL": f"{_URL}/vertex",
     "MISTRAL_BASE_URL": f"{_URL}/mistral/v1",  # LangChain; Mistral's own SDK takes server_url only
 }
+# LangChain reads these before the ones above.
+_RIVALS = ("OPENAI_API_BASE", "ANTHROPIC_API_URL")
 _PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _EXCEPTIONS = ("NO_PROXY", "no_proxy")
 _LOOPBACK = frozenset({"*", "127.0.0.1", "127.0.0.0/8"})
@@ -132,6 +134,8 @@ def _base_urls(container: Mapping[str, Any]) -> tuple[list[dict[str, str]], list
     held = {entry.get("name"): entry for entry in container.get("env") or []}
     missing = [{"name": name, "value": url} for name, url in BASE_URLS.items() if name not in held]
     kept = [name for name, url in BASE_URLS.items() if name in held and held[name].get("value") != url]
+    sidecars = set(BASE_URLS.values())
+    kept += [name for name in _RIVALS if name in held and held[name].get("value") not in sidecars]
     return missing, kept
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -124,6 +125,18 @@ def registry_of(operator: Operator, reach: Access) -> kopf.OperatorRegistry:
     return registry
 
 
+def quieten() -> None:
+    """kopf says of every event that its handler succeeded, with all of its settings in the line."""
+
+    def without_settings(record: logging.LogRecord) -> bool:
+        record.__dict__.pop("settings", None)
+        return True
+
+    objects = logging.getLogger("kopf.objects")
+    objects.setLevel(logging.WARNING)
+    objects.addFilter(without_settings)
+
+
 def run(settings: Settings, environment: Mapping[str, str]) -> None:
     """Runs until a signal asks to stop. Raises KubeError."""
     reach = access(environment, settings.kubeconfig)
@@ -139,6 +152,7 @@ def main() -> None:
         sys.stderr.write(f"sluicegate-operator: {error}\n")
         raise SystemExit(2) from None
     logs.configure(settings.log_level)
+    quieten()
     try:
         run(settings, os.environ)
     except (KubeError, OSError) as error:

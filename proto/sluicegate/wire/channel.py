@@ -67,7 +67,7 @@ def client_options(keepalive: Keepalive = KEEPALIVE) -> Options:
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 3_000),  # in spite of its name what an attempt to connect may take
         ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.enable_http_proxy", 0),  # the proxy of the environment is for providers; it does not know our broker
         ("grpc.enable_retries", 1),
