@@ -104,9 +104,9 @@ class Installation:
         path = f"/api/v1/namespaces/{NAMESPACE}/services/{RELEASE}-broker:admin/proxy/metrics"
         return self.node.plane.kubectl("get", "--raw", path, check=False).stdout
 
-    def requests(self, **labels: str) -> float:
-        """The broker's decisions with these labels."""
-        return self.total("sluicegate_requests_total", **labels)
+    def granted(self, **labels: str) -> float:
+        """How many calls with these labels the broker has let go."""
+        return self.total("sluicegate_attempts_total", **labels)
 
     def total(self, metric: str, **labels: str) -> float:
         """The sum of the broker's `metric` over all series with these labels."""

@@ -38,7 +38,7 @@ BROKER = "app.kubernetes.io/component=broker"
 
 def decided(installed: Installation, before: float, **labels: str) -> bool:
     """Whether the broker has decided on more than `before` calls with these labels."""
-    return installed.requests(**labels) > before
+    return installed.granted(**labels) > before
 
 
 def served(installed: Installation, name: str) -> bool:
@@ -61,8 +61,8 @@ def test_the_first_scheduled_call_comes_within_a_minute_of_helm_install(installe
 
 
 def test_each_app_is_the_tenant_that_policy_makes_of_its_namespace(installed: Installation) -> None:
-    installed.until(lambda: installed.requests(tenant="acme/acme", tier="Premium") > 0, "acme's calls")
-    installed.until(lambda: installed.requests(tenant="hobby/hobby", tier="Free") > 0, "hobby's calls")
+    installed.until(lambda: installed.granted(tenant="acme/acme", tier="Premium") > 0, "acme's calls")
+    installed.until(lambda: installed.granted(tenant="hobby/hobby", tier="Free") > 0, "hobby's calls")
     for kind in ("providerpool/gpt-4o", "tenantpolicy/acme -n acme"):
         ready = ["wait", "--for=condition=Ready", "--timeout=120s", *kind.split()]
         assert installed.node.plane.kubectl(*ready).returncode == 0
@@ -103,7 +103,7 @@ def test_a_changed_policy_holds_within_two_seconds(installed: Installation) -> N
     plane = installed.node.plane
     took = []
     for tier in ("Standard", "Free", "Premium"):
-        before = installed.requests(tenant="acme/acme", tier=tier)
+        before = installed.granted(tenant="acme/acme", tier=tier)
         plane.apply(policy("acme", tier))
         took.append(
             installed.until(partial(decided, installed, before, tenant="acme/acme", tier=tier), f"acme as {tier}")
