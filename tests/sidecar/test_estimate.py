@@ -9,6 +9,7 @@ import json
 import struct
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -137,6 +138,28 @@ TOOLS = [
     }
     for kind in ("people", "places", "documents")
 ]
+
+
+def by_cookbook(tools: list[dict[str, object]], model: str) -> int:
+    """Tokens of tools by the constants of OpenAI's cookbook, which real counts of GPT-5 exceed by up to 81."""
+    encode = load_encoding(encoding_of(model)).encode_ordinary
+    total = 12
+    for tool in tools:
+        function: Any = tool["function"]
+        total += 7 if encoding_of(model) == O200K else 10
+        total += len(encode(f"{function['name']}:{function['description'].rstrip('.')}")) + 3
+        for name, told in function["parameters"]["properties"].items():
+            total += 3 + len(encode(f"{name}:{told['type']}:{told.get('description', '').rstrip('.')}"))
+            total += sum(3 + len(encode(one)) for one in told.get("enum", [])) - (3 if "enum" in told else 0)
+    return total
+
+
+@pytest.mark.parametrize(("model", "more"), [("gpt-4o", 0), ("gpt-4", 0), ("o3-mini", 0), ("gpt-5", 81), ("new", 81)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_tools_stay_below_what_is_reserved_for_them(model: str, more: int, count: int):
+    without = {**user("a"), "model": model}
+    reserved = tokens(CHAT, {**without, "tools": TOOLS[:count]}) - tokens(CHAT, without)
+    assert by_cookbook(TOOLS[:count], model) + more <= reserved < 2 * by_cookbook(TOOLS[:count], model) + more
 
 
 @pytest.mark.parametrize("name", sorted(samples()))
