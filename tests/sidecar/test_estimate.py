@@ -203,6 +203,10 @@ def test_responses_and_embeddings():
         "input": [{"role": "user", "content": [{"type": "input_text", "text": "Say this is a test!"}]}],
     }
     assert tokens(RESPONSES, body) == 13
+    result = [{"type": "function_call_output", "output": "Say this is a test!"}]
+    listed = [{"type": "function_call_output", "output": [{"type": "input_text", "text": "Say this is a test!"}]}]
+    assert tokens(RESPONSES, {"model": "gpt-4o", "input": result}) == 20
+    assert tokens(RESPONSES, {"model": "gpt-4o", "input": listed}) == 20
     embed = {"model": "text-embedding-3-small"}
     assert tokens(EMBEDDINGS, {**embed, "input": ["hello", "hello"]}) == 2
     assert tokens(EMBEDDINGS, {**embed, "input": [[1, 2, 3], [4]]}) == 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the headers of a response over the wire into the broker's meters: every window that a provider names or implies."""
+"""From a response's headers over the wire into the broker's meters: every window that a provider names or implies."""
 
 from __future__ import annotations
 
