@@ -8,6 +8,7 @@ import base64
 import json
 import struct
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +141,12 @@ TOOLS = [
 ]
 
 
-def by_cookbook(tools: list[dict[str, object]], model: str) -> int:
+def by_cookbook(tools: Sequence[Mapping[str, Any]], model: str) -> int:
     """Tokens of tools by the constants of OpenAI's cookbook, which real counts of GPT-5 exceed by up to 81."""
     encode = load_encoding(encoding_of(model)).encode_ordinary
     total = 12
     for tool in tools:
-        function: Any = tool["function"]
+        function = tool["function"]
         total += 7 if encoding_of(model) == O200K else 10
         total += len(encode(f"{function['name']}:{function['description'].rstrip('.')}")) + 3
         for name, told in function["parameters"]["properties"].items():
