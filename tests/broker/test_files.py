@@ -91,6 +91,11 @@ async def test_the_admin_server_tells_health_metrics_and_state(broker: RunningBr
         await client.send(acquires=[call("c1", criticality={"task_type": "chat"})])
         await client.grant("c1")
         await client.send(settlements=[settled("c1")])
+        await client.send(acquires=[call("c2")])
+        await client.grant("c2")
+        day = types_pb2.QuotaRejection(resource=types_pb2.RESOURCE_REQUESTS, window_seconds=86_400.0)
+        over = pb.Settlement(call_id="c2", error_class=types_pb2.ERROR_CLASS_QUOTA, dispatched=True, quota=day)
+        await client.send(settlements=[over])
         await client.send(acquires=[call(f"s{i}", "slow-model") for i in range(3)])
         await client.grant("s0")
         for page in ("/livez", "/readyz"):
@@ -106,6 +111,9 @@ async def test_the_admin_server_tells_health_metrics_and_state(broker: RunningBr
             'sluicegate_sessions{state="connected"} 1.0',
             'sluicegate_config_findings{severity="error"} 0.0',
             'sluicegate_provider_responses_total{class="none",pool="gpt-4o"} 1.0',
+            'sluicegate_provider_responses_total{class="quota_daily",pool="gpt-4o"} 1.0',
+            'sluicegate_reserved_ratio_count{pool="gpt-4o"} 1.0',
+            'sluicegate_estimate_ratio_count{pool="gpt-4o"} 1.0',
             "sluicegate_core_faults_total 0.0",
         ):
             name, _, rest = line.partition("{")

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -26,12 +28,31 @@ for gate in sorted(gates, key=lambda g: g.level):
 """
 JSON = '{"gates": [{"id": 17, "level": 0.42, "open": true}, {"id": 18, "level": 0.97, "open": false}], "total": 2}'
 
+TOOLS = json.dumps(
+    {
+        "name": "open_gate",
+        "description": "Lift a gate by so much, and say how long it stays up.",
+        "input_schema": {
+            "type": "object",
+            "required": ["gate", "by"],
+            "properties": {
+                "gate": {"type": "integer", "description": "Its number, from the mouth of the canal upwards."},
+                "by": {"type": "number", "minimum": 0, "maximum": 1},
+                "until": {"type": "string", "enum": ["dusk", "dawn", "level"]},
+            },
+        },
+    },
+    indent=1,
+)
+CJK = (Path(__file__).parents[1] / "data" / "texts" / "cjk.txt").read_text()
+
 
 def prompts(kind: str, count: int) -> list[str]:
     """`count` different prompts of one kind of text."""
     source = random.Random(len(kind))
-    words = {"prose": PROSE, "code": CODE, "json": JSON}[kind].split(" ")
-    return [" ".join(words[source.randrange(len(words) // 2) :] * source.randint(2, 6)) for _ in range(count)]
+    between = "。" if kind == "cjk" else " "
+    words = {"prose": PROSE, "code": CODE, "json": JSON, "tools": TOOLS, "cjk": CJK}[kind].split(between)
+    return [between.join(words[source.randrange(len(words) // 2) :] * source.randint(2, 6)) for _ in range(count)]
 
 
 async def _claude(s: Stand, given: list[str]) -> None:
@@ -63,7 +84,7 @@ async def _ratios(s: Stand, pool: str, calls: int) -> tuple[float, int]:
             return float(found["sum"].rsplit(" ", 1)[1]), calls
 
 
-@pytest.mark.parametrize("kind", ["prose", "code", "json"])
+@pytest.mark.parametrize("kind", ["prose", "code", "json", "cjk", "tools"])
 @pytest.mark.parametrize(("pool", "ask"), [("claude", _claude), ("gemini", _gemini), ("mistral", _mistral)])
 async def test_estimates_are_within_a_tenth_after_twenty_calls(
     pool: str, ask: Callable[[Stand, list[str]], Awaitable[None]], kind: str

@@ -8,7 +8,9 @@ import base64
 import json
 import struct
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -139,6 +141,28 @@ TOOLS = [
 ]
 
 
+def by_cookbook(tools: Sequence[Mapping[str, Any]], model: str) -> int:
+    """Tokens of tools by the constants of OpenAI's cookbook, which real counts of GPT-5 exceed by up to 81."""
+    encode = load_encoding(encoding_of(model)).encode_ordinary
+    total = 12
+    for tool in tools:
+        function = tool["function"]
+        total += 7 if encoding_of(model) == O200K else 10
+        total += len(encode(f"{function['name']}:{function['description'].rstrip('.')}")) + 3
+        for name, told in function["parameters"]["properties"].items():
+            total += 3 + len(encode(f"{name}:{told['type']}:{told.get('description', '').rstrip('.')}"))
+            total += sum(3 + len(encode(one)) for one in told.get("enum", [])) - (3 if "enum" in told else 0)
+    return total
+
+
+@pytest.mark.parametrize(("model", "more"), [("gpt-4o", 0), ("gpt-4", 0), ("o3-mini", 0), ("gpt-5", 81), ("new", 81)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_tools_stay_below_what_is_reserved_for_them(model: str, more: int, count: int):
+    without = {**user("a"), "model": model}
+    reserved = tokens(CHAT, {**without, "tools": TOOLS[:count]}) - tokens(CHAT, without)
+    assert by_cookbook(TOOLS[:count], model) + more <= reserved < 2 * by_cookbook(TOOLS[:count], model) + more
+
+
 @pytest.mark.parametrize("name", sorted(samples()))
 @pytest.mark.parametrize(("model", "less"), [("gpt-4o", 0), ("gpt-4", 0), ("gpt-4.1-mini", 0), ("gpt-5-nano", 1)])
 def test_openai_text_chat_is_exact(name: str, model: str, less: int):
@@ -180,6 +204,10 @@ def test_responses_and_embeddings():
         "input": [{"role": "user", "content": [{"type": "input_text", "text": "Say this is a test!"}]}],
     }
     assert tokens(RESPONSES, body) == 13
+    result = [{"type": "function_call_output", "output": "Say this is a test!"}]
+    listed = [{"type": "function_call_output", "output": [{"type": "input_text", "text": "Say this is a test!"}]}]
+    assert tokens(RESPONSES, {"model": "gpt-4o", "input": result}) == 20
+    assert tokens(RESPONSES, {"model": "gpt-4o", "input": listed}) == 20
     embed = {"model": "text-embedding-3-small"}
     assert tokens(EMBEDDINGS, {**embed, "input": ["hello", "hello"]}) == 2
     assert tokens(EMBEDDINGS, {**embed, "input": [[1, 2, 3], [4]]}) == 4

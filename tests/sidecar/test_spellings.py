@@ -37,6 +37,7 @@ def google(quota: str, value: str = "9") -> dict[str, Any]:
 
 
 DAY = google("GenerateRequestsPerDayPerProjectPerModel")
+DETAILS: Any = DAY["error"]["details"]
 
 # fmt: off
 ERRORS: list[tuple[str, int | None, dict[str, Any], Any, dict[str, Any]]] = [
@@ -53,6 +54,9 @@ ERRORS: list[tuple[str, int | None, dict[str, Any], Any, dict[str, Any]]] = [
     ("gemini", 429, {}, [DAY], DAILY),
     ("gemini", 429, {}, {"error": {"message": json.dumps([DAY]), "code": 429}}, {**DAILY, "retry_after_s": None}),
     ("openai", 400, {}, {"error": {"message": f"bad value {json.dumps(UNPAID)}", "code": "x"}}, {"class": "invalid"}),
+    ("gemini", 429, {}, "[GoogleGenerativeAI Error]: Error fetching from https://x: [429 Too Many Requests] Over. " + json.dumps(DETAILS), {**DAILY, "hint_s": 25}),
+    ("gemini", None, {}, "[GoogleGenerativeAI Error]: [429 Too Many Requests] Over. " + json.dumps(DETAILS)[:-30], DAILY),
+    ("gemini", 429, {}, "[GoogleGenerativeAI Error]: [429 Too Many Requests] Over. " + json.dumps(DETAILS) + " at line 9", DAILY),
     # cut off
     ("openai", 429, {}, '{"error": {"message": "No mon', {"class": "quota_requests", **UNDETERMINED}),
     ("openai", 429, {}, '{"error": {"type": "insufficient_quota", "message": "No mon', {"class": "billing"}),
@@ -98,6 +102,17 @@ ERRORS: list[tuple[str, int | None, dict[str, Any], Any, dict[str, Any]]] = [
     ("huggingface", 429, {}, {"error": "busy", "error_type": "overloaded"}, {"class": "overloaded"}),
     ("huggingface", 422, {}, {"error": "`inputs` must have less than 9 tokens"}, {"class": "context_length"}),
     ("replicate", 429, {}, {"detail": "throttled, resets in ~28s", "status": 429}, {"retry_after_s": 28}),
+    ("openai", 400, {}, {"error": {"code": "invalid_prompt", "message": "flagged as violating our usage policy"}}, {"class": "content_policy"}),
+    ("litellm", 400, {}, {"error": {"message": "Spent 2 of 1.", "type": "budget_exceeded", "code": "400"}}, {"class": "billing"}),
+    ("groq", 429, {}, {"error": {"message": "blocked", "code": "blocked_api_access"}}, {"class": "billing"}),
+    ("openrouter", 403, {}, {"error": {"code": 403, "message": "Key limit exceeded (total limit)."}}, {"class": "billing"}),
+    ("anthropic", 429, {"retry-after": "9"}, {"error": {"type": "rate_limit_error", "message": "over your maximum usage increase rate for input tokens per minute"}}, {"class": "overloaded", "retry_after_s": 9}),
+    ("cohere", 429, {}, {"message": "You are past the per minute request limit."}, REQUESTS),
+    ("bedrock", None, {}, {"throttlingException": {"message": "Your request rate is too high."}}, REQUESTS),
+    # headers inside the body
+    ("openrouter", 429, DATE, {"error": {"code": 429, "message": "free-models-per-min", "metadata": {"headers": {"X-RateLimit-Limit": "20", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1767607230000"}}}}, {**REQUESTS, "remaining_requests": 0, "reset_requests_s": 30, "safe_wait_s": 30}),
+    ("openrouter", 429, {}, {"error": {"code": 429, "message": "free-models-per-day", "metadata": {"headers": {"X-RateLimit-Remaining": 0, "X-RateLimit-Reset": 1767607230000}}}}, {**DAILY, "remaining_requests": 0, "reset_at": "2026-01-05T10:00:30Z"}),
+    ("openrouter", 429, DATE, {"error": {"code": 429, "message": "free-models-per-min", "metadata": {"headers": {"X-RateLimit-Reset": "9" * 30}}}}, {**REQUESTS, "reset_at": None}),
     # the window where only the figures tell
     ("openai", 429, {"x-ratelimit-limit-requests": "200", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "23h59m0s"}, None, DAILY),
     ("openai", 429, {"x-ratelimit-limit-requests": "200", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m0s"}, None, REQUESTS),
@@ -123,6 +138,7 @@ SUCCESSES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("openrouter", {**DATE, "x-ratelimit-remaining": "5", "x-ratelimit-reset": "1767607230000"}, {"remaining_requests": 5, "reset_requests_s": 30}),
     ("litellm", {"ratelimit-limit": "9", "ratelimit-remaining": "5", "ratelimit-reset": "30"}, {"remaining_requests": 5, "reset_requests_s": 30}),
     ("litellm", {"x-ratelimit-remaining-tokens-minute": "5"}, {"remaining_tokens": 5}),
+    ("cerebras", {"x-ratelimit-remaining-tokens-minute": "5", "x-ratelimit-reset-tokens-minute": "11.382867097854614"}, {"reset_tokens_s": 11.382867097854614}),
     ("anthropic", {**DATE, "anthropic-ratelimit-requests-remaining": "5", "anthropic-ratelimit-requests-reset": "2026-01-05T12:00:01.25+02:00"}, {"reset_requests_s": 1.25}),
 ]
 # fmt: on

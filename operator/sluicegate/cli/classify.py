@@ -19,13 +19,12 @@ from multidict import CIMultiDict
 
 from sluicegate.sidecar.core.classify import OK, judge
 from sluicegate.sidecar.core.dialects import ALL, Speech
-from sluicegate.sidecar.core.fault import called
-from sluicegate.sidecar.core.headers import Readings, Shown, parse_http_date, read
+from sluicegate.sidecar.core.fault import called, fault_of
+from sluicegate.sidecar.core.headers import Readings, Shown, read
 from sluicegate.sidecar.core.quota import Ruling
 from sluicegate.wire.words import ErrorClass, Resource
 
 _MAX_LINE = 8 * 1024 * 1024
-_MAX_SECONDS = 40 * 86_400.0
 _ALIASES = {
     "azureopenai": "azure",
     "azureai": "azure",
@@ -115,7 +114,8 @@ def answer(case: Mapping[str, Any]) -> dict[str, Any]:
     readings = read(speech, headers)
     ruling = _ruling(speech, status, headers, body, event)
     shown = {entry.label: entry for entry in (*readings.shown, *_told_in_events(event))}
-    shown.update(_told_in_body(speech, headers, body))
+    if told := fault_of(body).headers:
+        shown |= {entry.label: entry for entry in read(speech, {"date": headers.get("date", ""), **told}).shown}
     return _answer(speech, ruling, readings, shown)
 
 
@@ -226,27 +226,6 @@ def _told_in_events(event: object) -> Iterator[Shown]:
             if isinstance(entry, dict) and entry.get("name") in ("requests", "tokens"):
                 limit, left, reset = (_amount(entry.get(name)) for name in ("limit", "remaining", "reset_seconds"))
                 yield Shown(entry["name"], limit, left, reset)
-
-
-def _told_in_body(speech: Speech, headers: Mapping[str, str], body: object) -> dict[str, Shown]:
-    """OpenRouter puts headers into the error's metadata; their reset is an epoch in milliseconds."""
-    match body:
-        case {"error": {"metadata": {"headers": dict() as told}}} if speech.name == "openrouter":
-            names = {str(name).lower(): _amount(_numeric(value)) for name, value in told.items()}
-        case _:
-            return {}
-    reset, date = names.get("x-ratelimit-reset"), parse_http_date(headers.get("date", ""))
-    seconds = None
-    if reset is not None and date is not None:
-        seconds = min(_MAX_SECONDS, max(0.0, reset / 1_000.0 - date.timestamp()))
-    entry = Shown("requests", names.get("x-ratelimit-limit"), names.get("x-ratelimit-remaining"), seconds)
-    return {"requests": entry}
-
-
-def _numeric(value: object) -> object:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 16:
-        return int(value)
-    return value
 
 
 def _amount(value: object) -> float | None:

@@ -7,6 +7,7 @@ Every way out pays what the table says is owed: a waiting call is cancelled, eac
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from multidict import CIMultiDict
@@ -21,8 +22,11 @@ from sluicegate.sidecar.inbound import Inbound
 from sluicegate.sidecar.services import Services
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.wire import convert
+from sluicegate.wire.failures import SILENT, level_of
 from sluicegate.wire.values import Estimate, Usage
 from sluicegate.wire.words import ErrorClass, Outcome, Reason
+
+log = logging.getLogger(__name__)
 
 _CANCELLED = Verdict(ErrorClass.CANCELLED)
 
@@ -115,8 +119,12 @@ class Books:
         self._settle(verdict, dispatched=dispatched, usage=self.reader.usage)
 
     def _count(self, verdict: Verdict) -> None:
-        labels = (self._in.table.provider.value, self.pool, verdict.error_class.value)
-        self._s.metrics.attempts(*labels).inc()
+        provider, pool, kind = self._in.table.provider.value, self.pool, verdict.kind
+        self._s.metrics.attempts(provider, pool, kind).inc()
+        others = None if verdict.error_class in SILENT else self._s.failures.due(pool, kind)
+        if others is not None:
+            message = "an attempt failed: %s, provider %s, pool %s, call %s; %d others since the last such line"
+            log.log(level_of(kind), message, kind, provider, pool or "none", self.call_id, others)
 
     def _settle(self, verdict: Verdict, *, dispatched: bool, usage: Usage | None) -> None:
         assert self.grant is not None

@@ -23,7 +23,7 @@ class Metrics:
         )
         self.attempts = Counts(
             "sluicegate_sidecar_attempts",
-            "Attempts at the provider by what the response was.",
+            "Attempts at the provider by what the response was, a quota by which.",
             ("provider", "pool", "error_class"),
             registry,
         )

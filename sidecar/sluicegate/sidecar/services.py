@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sluicegate.sidecar.broker_client import BrokerClient
 from sluicegate.sidecar.cache import ResponseCache
 from sluicegate.sidecar.core.repeat import RefusedCalls
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.upstream import Transport
+from sluicegate.wire.failures import Spaced
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One of each per sidecar. `credentials`: keys by pool."""
+    """One of each per sidecar. `credentials`: keys by pool. `failures`: when the log tells of the next."""
 
     broker: BrokerClient
     transport: Transport
@@ -23,3 +24,4 @@ class Services:
     refused: RefusedCalls
     cache: ResponseCache
     credentials: Mapping[str, str]
+    failures: Spaced = field(default_factory=Spaced)

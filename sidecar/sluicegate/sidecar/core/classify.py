@@ -31,6 +31,7 @@ _BILLING_CODES = frozenset(
         "contract_spend_limit_reached",
         "billing_error",
         "billing_not_active",
+        "budget_exceeded",
     }
 )
 _BILLING_TEXTS = (
@@ -93,10 +94,16 @@ _POLICY_CODES = frozenset(
         "content_filter",
         "contentFilter",
         "moderation_blocked",
+        "cyber_policy",
         "ResponsibleAIPolicyViolation",
     }
 )
-_POLICY_TEXTS = ("content filtering policy", "content management policy", "as a result of our safety system")
+_POLICY_TEXTS = (
+    "content filtering policy",
+    "content management policy",
+    "as a result of our safety system",
+    "violating our usage policy",
+)
 _QUOTA_CODES = frozenset(
     {"rate_limit_exceeded", "rate_limit_error", "rate_limited", "RateLimitReached", "RESOURCE_EXHAUSTED"}
 )

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from sluicegate.sidecar.core.salvage import parsed, quoted
+from sluicegate.sidecar.core.salvage import listed, parsed, quoted
 
 _MAX_TEXT = 4_096
 _MAX_EVENTS = 10_000
 _MAX_DEPTH = 6
 _PREFIX = re.compile(r"^(?:HTTP )?\d{3}(?: \(\d{3}\))?[:\s]+", re.ASCII)
 _BOTOCORE = re.compile(r"An error occurred \((\w{1,80})\) when calling", re.ASCII)
+_BRACKETED = re.compile(r"\[(\d{3}) [A-Z][\w ]{1,40}\]", re.ASCII)
 _DURATION = re.compile(r"\d{1,9}(\.\d{1,9})?s", re.ASCII)
 
 
@@ -51,6 +52,12 @@ class Fault:
     def text(self) -> str:
         """The message, lower case, on one line."""
         return " ".join(self.message.lower().replace("\u2019", "'").split())
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers that OpenRouter puts into the body, names in lower case."""
+        told = _mapping((self.metadata or {}).get("headers"))
+        return {str(name).lower(): str(value) for name, value in list(told.items())[:32]}
 
     def __bool__(self) -> bool:
         return bool(self.codes or self.message or self.status)
@@ -138,6 +145,10 @@ def called(name: str, data: object) -> object:
 
 def _of_text(text: str, depth: int) -> Fault:
     stripped = text.strip()
+    message, details = listed(stripped)
+    if details:  # as Google's JavaScript SDK says it
+        status = _BRACKETED.search(message)
+        return _fault({"message": message, "details": details, "code": int(status[1]) if status else 0}, {})
     if depth < 4:
         value = parsed(stripped) or quoted(stripped)
         if value is not None and (found := fault_of(value, depth + 1)):

@@ -26,7 +26,7 @@ from sluicegate.wire.words import Provider, Resource
 _MAX_AMOUNT = 1e12
 _MAX_SECONDS = 40 * DAY
 _INTEGER = re.compile(r"\d{1,15}(?:\.0+)?", re.ASCII)
-_NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,12})?", re.ASCII)
+_NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,20})?", re.ASCII)
 _PASSED_ON = "llm_provider-"
 _EPOCH_SECONDS = 1e9
 _EPOCH_MILLISECONDS = 1e11
@@ -114,11 +114,10 @@ class _Reader:
             if instant is None:
                 return _duration(raw)
             return None if self.date is None else max(0.0, (instant - self.date).total_seconds())
-        number = float(raw)
-        if number < _EPOCH_SECONDS:
-            return number
-        seconds = number / 1000.0 if number >= _EPOCH_MILLISECONDS else number
-        return None if self.date is None else max(0.0, seconds - self.date.timestamp())
+        instant = parse_epoch(raw)
+        if instant is None:
+            return float(raw)
+        return None if self.date is None else max(0.0, (instant - self.date).total_seconds())
 
 
 def _duration(raw: str) -> float | None:
@@ -138,6 +137,13 @@ def parse_instant(text: str) -> datetime | None:
     except ValueError:
         return None
     return instant if instant.tzinfo is not None else None
+
+
+def parse_epoch(text: str) -> datetime | None:
+    """An epoch in seconds or milliseconds; None for what is no number, or too small or too large a one."""
+    number = float(text) if _NUMBER.fullmatch(text) else 0.0
+    seconds = number / 1000.0 if number >= _EPOCH_MILLISECONDS else number
+    return datetime.fromtimestamp(seconds, UTC) if _EPOCH_SECONDS <= seconds < _EPOCH_MILLISECONDS else None
 
 
 @lru_cache(maxsize=64)  # the header `date` of most responses within a second

@@ -17,7 +17,7 @@ from datetime import timedelta
 from sluicegate.sidecar.core.dialects import Speech
 from sluicegate.sidecar.core.dialects.api import DAY, MINUTE, Phrase
 from sluicegate.sidecar.core.fault import Fault
-from sluicegate.sidecar.core.headers import Readings, implied_window, parse_http_date, read
+from sluicegate.sidecar.core.headers import Readings, implied_window, parse_epoch, parse_http_date, read
 from sluicegate.sidecar.core.headers import retry_after as header_wait
 from sluicegate.sidecar.core.verdict import SUCCESS, Verdict
 from sluicegate.wire.durations import parse as parse_duration
@@ -119,7 +119,9 @@ class Ruling:
 
 def quota_ruling(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault, rule: str) -> Ruling:
     limit, used, requested = _figures(fault.message)
-    readings = read(speech, headers)
+    told = fault.headers
+    readings = read(speech, {"date": headers.get("date", ""), **told} if told else headers)
+    until = parse_epoch(told.get("x-ratelimit-reset", ""))
     resource, window, why = _meter(speech, headers, fault, readings)
     never = too_large(fault) or (speech.google and _no_quota(fault)) or limit == 0
     hint, hint_from = hint_of(headers, fault)
@@ -139,6 +141,7 @@ def quota_ruling(speech: Speech, status: int, headers: Mapping[str, str], fault:
         hint_from,
         fault.retry_delay,
         wait,
+        f"{until:%Y-%m-%dT%H:%M:%SZ}" if until else "",
         concurrency="concurrent connections" in fault.text,
     )
 

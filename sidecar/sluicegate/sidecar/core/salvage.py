@@ -52,6 +52,18 @@ def quoted(text: str) -> object:
     return _literal(rest[: rest.rfind("}") + 1], dict) or _closed(rest)
 
 
+def listed(text: str) -> tuple[str, object]:
+    """A message and the list of google.rpc details that follows it in `text`; ("", None): there is none."""
+    at = text.find('[{"@type"', 1, _MAX_CUT)
+    if at < 0 or text[:1] == "{" or text[:2] == "[{":
+        return "", None
+    rest = text[at : at + _MAX_CUT]
+    try:
+        return text[:at], json.JSONDecoder().raw_decode(rest)[0]
+    except (ValueError, RecursionError):
+        return text[:at], _closed(rest)
+
+
 def _literal(text: str, kind: type[_T]) -> _T:
     """What Python writes for a value of `kind`; an empty one where it is not."""
     if len(text) <= _MAX_LITERAL:

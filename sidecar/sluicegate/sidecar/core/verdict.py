@@ -18,6 +18,11 @@ class Verdict:
     retry_after: float | None = None
 
     @property
+    def kind(self) -> str:
+        """The class, of a quota which (QuotaRejection.kind): for counting and logging apart."""
+        return str(self.error_class) if self.quota is None else self.quota.kind
+
+    @property
     def retriable(self) -> bool:
         """Whether the broker may send the call again, or elsewhere, while nothing has reached the app."""
         return self.error_class in _RETRIABLE

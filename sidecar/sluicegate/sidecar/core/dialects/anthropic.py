@@ -34,6 +34,7 @@ ANTHROPIC = Speech(
         "request_too_large": ErrorClass.INVALID,
     },
     phrases=(
+        Phrase("maximum usage increase rate", ErrorClass.OVERLOAD),
         Phrase("input tokens per minute", ErrorClass.QUOTA, Resource.INPUT_TOKENS),
         Phrase("output tokens per minute", ErrorClass.QUOTA, Resource.OUTPUT_TOKENS),
         Phrase("requests per minute", ErrorClass.QUOTA, Resource.REQUESTS),

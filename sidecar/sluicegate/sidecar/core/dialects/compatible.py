@@ -12,7 +12,7 @@ from sluicegate.wire.words import ErrorClass, Resource
 GROQ = Speech(
     "groq",
     (pair(Resource.REQUESTS, "requests", window=DAY), pair(Resource.TOKENS, "tokens", window=MINUTE)),
-    codes={"capacity_exceeded": ErrorClass.OVERLOAD},
+    codes={"capacity_exceeded": ErrorClass.OVERLOAD, "blocked_api_access": ErrorClass.BILLING},
 )
 
 # Limit and remaining without a reset; an unpaid team comes as 429 or 403 (a text that all share), a wrong key as 400.
@@ -64,6 +64,7 @@ OPENROUTER = Speech(
         Phrase("free-models-per-day", ErrorClass.QUOTA, Resource.REQUESTS, DAY),
         Phrase("free-models-per-min", ErrorClass.QUOTA, Resource.REQUESTS, MINUTE),
         Phrase("insufficient credits", ErrorClass.BILLING),
+        Phrase("key limit exceeded", ErrorClass.BILLING),
         Phrase("token limit reached", ErrorClass.CONTEXT_LENGTH),
         Phrase("requires moderation", ErrorClass.CONTENT_POLICY),
     ),
@@ -98,6 +99,7 @@ COHERE = Speech(
     "cohere",
     codes={"TOO_MANY_TOKENS": ErrorClass.CONTEXT_LENGTH},
     phrases=(
+        Phrase("per minute request limit", ErrorClass.QUOTA, Resource.REQUESTS, MINUTE),
         Phrase("api calls / minute", ErrorClass.QUOTA, Resource.REQUESTS, MINUTE),
         Phrase("calls / month", ErrorClass.QUOTA, Resource.REQUESTS, 30 * DAY),
         Phrase("api calls / month", ErrorClass.QUOTA, Resource.REQUESTS, 30 * DAY),
@@ -129,6 +131,7 @@ BEDROCK = Speech(
         Phrase("too many tokens per day", ErrorClass.QUOTA, Resource.TOKENS, DAY),
         Phrase("too many tokens", ErrorClass.QUOTA, Resource.TOKENS),
         Phrase("too many requests", ErrorClass.QUOTA, Resource.REQUESTS),
+        Phrase("request rate is too high", ErrorClass.QUOTA, Resource.REQUESTS),
         Phrase("too many connections", ErrorClass.QUOTA, Resource.REQUESTS),
     ),
 )

@@ -56,8 +56,9 @@ def responses(tally: Tally, body: dict[str, Any], model: str) -> None:
             tally.text(role)
             parts(tally, entry["content"], model)
         elif entry.get("type") in ("function_call", "function_call_output"):
-            for name in ("name", "arguments", "output"):
+            for name in ("name", "arguments"):
                 tally.text(entry.get(name))
+            parts(tally, entry.get("output"), model)
             tally.add(8)
         else:
             tally.json(item)
