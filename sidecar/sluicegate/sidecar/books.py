@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING
 
 from multidict import CIMultiDict
 
@@ -24,14 +26,24 @@ from sluicegate.wire import convert
 from sluicegate.wire.values import Estimate, Usage
 from sluicegate.wire.words import ErrorClass, Outcome, Reason
 
+if TYPE_CHECKING:
+    from sluicegate.sidecar.tracing import AttemptTrace, CallTrace
+
 _CANCELLED = Verdict(ErrorClass.CANCELLED)
 
 
 class Books:
     """One call's. `arrived` in monotonic seconds; `reader` and `estimate` are those of the attempt under way; `notes`:
-    headers that explain the answer further."""
+    headers that explain the answer further; `trace`: the call's spans, where it is traced."""
 
-    def __init__(self, services: Services, inbound: Inbound, call_id: str, estimate: Estimate) -> None:
+    def __init__(
+        self,
+        services: Services,
+        inbound: Inbound,
+        call_id: str,
+        estimate: Estimate,
+        trace: CallTrace | None = None,
+    ) -> None:
         self.call_id = call_id
         self.plan = Plan()
         self.grant: pb.Grant | None = None
@@ -43,6 +55,8 @@ class Books:
         self.estimate = estimate
         self.notes: list[tuple[str, str]] = []
         self._whole = estimate
+        self.trace = trace
+        self._attempt: AttemptTrace | None = None
 
     @property
     def waited(self) -> float:
@@ -62,6 +76,13 @@ class Books:
         self.reader = OpaqueReader()
         self.estimate = self._whole
         self.notes = []
+        if self.trace is not None:
+            self._attempt = self.trace.attempt(grant, self.attempts, self._s.broker.routes.pools.get(grant.pool))
+
+    def carry_trace(self, headers: MutableMapping[str, str]) -> None:
+        """Lets the attempt's span stand for the app's own in what travels on."""
+        if self._attempt is not None:
+            self._attempt.carry(headers)
 
     def explain(self, headers: CIMultiDict[str], grant: pb.Grant) -> None:
         """Counts the call under the grant's outcome and says it in `headers`."""
@@ -76,6 +97,8 @@ class Books:
     def count_call(self, outcome: Outcome, reason: str) -> None:
         """Counts the call once, under what became of it."""
         self._s.metrics.calls(self._in.table.provider.value, outcome.value, reason).inc()
+        if self.trace is not None:
+            self.trace.became(outcome, reason, self.attempts, self.waited)
 
     def count_fault(self, provider: str, fault: str, times: float = 1.0) -> None:
         """Counts something that a provider did wrong."""
@@ -84,7 +107,7 @@ class Books:
     def ask_again(self, verdict: Verdict, *, dispatched: bool) -> asyncio.Future[Answer]:
         """Settles a failed attempt of which nothing reached the app, and waits for the broker's word."""
         assert self.grant is not None
-        self._count(verdict)
+        self._ended(verdict, None)
         self.plan.advance(Step.RETRIABLE)
         settlement = messages.settlement(
             self.call_id, self.grant.attempt, verdict, dispatched=dispatched, retriable=True, usage=None
@@ -114,13 +137,17 @@ class Books:
         self.plan.advance(step)
         self._settle(verdict, dispatched=dispatched, usage=self.reader.usage)
 
-    def _count(self, verdict: Verdict) -> None:
+    def _ended(self, verdict: Verdict, usage: Usage | None) -> None:
+        """An attempt ended."""
         labels = (self._in.table.provider.value, self.pool, verdict.error_class.value)
         self._s.metrics.attempts(*labels).inc()
+        if self._attempt is not None:
+            self._attempt.end(verdict, usage)
+            self._attempt = None
 
     def _settle(self, verdict: Verdict, *, dispatched: bool, usage: Usage | None) -> None:
         assert self.grant is not None
-        self._count(verdict)
+        self._ended(verdict, usage)
         settlement = messages.settlement(
             self.call_id, self.grant.attempt, verdict, dispatched=dispatched, retriable=False, usage=usage
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sluicegate.sidecar.broker_client import BrokerClient
 from sluicegate.sidecar.cache import ResponseCache
@@ -12,10 +13,13 @@ from sluicegate.sidecar.core.repeat import RefusedCalls
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.sidecar.upstream import Transport
 
+if TYPE_CHECKING:
+    from sluicegate.sidecar.tracing import Tracing
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One of each per sidecar. `credentials`: keys by pool."""
+    """One of each per sidecar. `credentials`: keys by pool. `tracing` None: no spans, and no cost of them."""
 
     broker: BrokerClient
     transport: Transport
@@ -23,3 +27,4 @@ class Services:
     refused: RefusedCalls
     cache: ResponseCache
     credentials: Mapping[str, str]
+    tracing: Tracing | None = None
