@@ -32,6 +32,10 @@ class Figures:
         """One round's."""
         self._seen[name].append(value)
 
+    def rounds(self, name: str) -> list[float]:
+        """All of them, in order."""
+        return self._seen[name]
+
     def median(self, name: str) -> float:
         """Over the rounds."""
         return statistics.median(self._seen[name])

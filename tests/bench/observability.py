@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What metrics cost broker and sidecar: `python tests/bench/observability.py`.
+"""What metrics and traces cost: `python tests/bench/observability.py`.
 
-Each with its metrics and without, on one core, in turns: decisions per core-second of the broker, calls per core-second
-of the sidecar. Where they are on their page is read once in each turn of some seconds.
+The broker with and without its metrics; the sidecar without metrics, with them, and with traces of one call in a
+hundred as well, sent to a collector. All stand at once on one core and get the same load in turns, short ones and in
+turned order, since a shared machine is not equally fast all the time; each page of metrics is read once in a turn. A
+cost is the median of what each round says, in CPU per call: what is saturated serves that much less.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import statistics
 import sys
 import tempfile
 import urllib.request
@@ -20,41 +23,62 @@ from tests.bench import _parts
 from tests.bench._figures import Figures
 from tests.bench._process import OTHERS, load
 
+BAR, AIM = 0.05, 0.02
+PLAIN, COUNTED, TRACED = "without metrics", "with metrics", "with metrics and traces"
+TRACES = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     figures = Figures("observability")
-    session = ["session", "--hello", _parts.hello(), "--ask", _parts.ask("gpt-4o"), "--settle", _parts.settled()]
     with contextlib.ExitStack() as stack:
-        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(3)]
-        endpoint = stack.enter_context(_parts.upstream())
+        made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
+        collector = {**TRACES, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.removesuffix("/v1")}
         documents = [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)]
-        behind = stack.enter_context(_parts.broker(folders[0], documents, OTHERS))
-        rows: dict[str, tuple[_parts.Served, list[object]]] = {}
-        for name, folder, suffix in (("", folders[1], ""), (" without metrics", folders[2], "-without-metrics")):
-            broker = stack.enter_context(_parts.broker(folder, documents, variant=suffix and f"broker{suffix}"))
-            sidecar = stack.enter_context(_parts.sidecar(behind.address, variant=suffix and f"sidecar{suffix}"))
-            url = f"http://{sidecar.address}/openai/v1/chat/completions"
-            rows[f"broker{name}"] = (
-                broker,
-                [*session, "--streams", 4, "--outstanding", 128, "--address", broker.address],
-            )
-            rows[f"sidecar{name}"] = sidecar, ["http", "--url", url, "--connections", 32]
+
+        def broker(name: str, **options: object) -> _parts.Served:
+            (made / name).mkdir()
+            return stack.enter_context(_parts.broker(made / name, documents, **options))  # type: ignore[arg-type]
+
+        brokers = {PLAIN: broker("plain", variant="broker-without-metrics"), COUNTED: broker("counted")}
+        theirs = broker("beside", core=OTHERS).address
+        sidecars = {
+            PLAIN: stack.enter_context(_parts.sidecar(theirs, variant="sidecar-without-metrics")),
+            COUNTED: stack.enter_context(_parts.sidecar(theirs)),
+            TRACED: stack.enter_context(_parts.sidecar(theirs, more=collector)),
+        }
+        said = ["--hello", _parts.hello(), "--ask", _parts.ask("gpt-4o"), "--settle", _parts.settled()]
+        runs: list[tuple[str, _parts.Served, list[object]]] = []
+        for name, it in brokers.items():
+            command = ["session", *said, "--streams", 4, "--outstanding", 128, "--address", it.address]
+            runs.append((f"broker {name}", it, command))
+        for name, it in sidecars.items():
+            chat = f"http://{it.address}/openai/v1/chat/completions"
+            runs.append((f"sidecar {name}", it, ["http", "--connections", 32, "--url", chat]))
         for number in range(options.rounds + 1):
-            for name, (served, arguments) in rows.items():
-                before = served.program.cpu
-                done = load(*arguments, "--seconds", options.seconds)["done"]
-                if "without" not in name:
-                    urllib.request.urlopen(f"{served.admin}/metrics", timeout=5).read()
-                if number:
-                    figures.add(f"{name} per core-second", done / (served.program.cpu - before))
-    figures.table(["per core-second"], list(rows))
-    for name in ("broker", "sidecar"):
-        with_, without = (figures.median(f"{row} per core-second") for row in (name, f"{name} without metrics"))
-        figures.bar(f"{name}: throughput that metrics cost", 1 - with_ / without, 0.05, 0.05)
+            for name, it, command in runs if number % 2 else reversed(runs):
+                before = it.program.cpu
+                result = load(*command, "--seconds", options.seconds)
+                if PLAIN not in name:  # a scrape in each turn
+                    urllib.request.urlopen(f"{it.admin}/metrics", timeout=5).read()
+                if number:  # the first round warms up
+                    figures.add(f"{name} CPU us/call", (it.program.cpu - before) / result["done"] * 1e6)
+                    figures.add(f"{name} calls/s", result["done"] / result["seconds"])
+        for name, it in sidecars.items():
+            figures.add(f"sidecar {name} RSS MB", it.program.rss)
+    figures.table(["CPU us/call", "calls/s", "RSS MB"], [name for name, _, _ in runs])
+    for dear, cheap in (
+        (f"broker {COUNTED}", f"broker {PLAIN}"),
+        (f"sidecar {COUNTED}", f"sidecar {PLAIN}"),
+        (f"sidecar {TRACED}", f"sidecar {COUNTED}"),
+    ):
+        rounds = zip(figures.rounds(f"{dear} CPU us/call"), figures.rounds(f"{cheap} CPU us/call"), strict=True)
+        cost = statistics.median(1 - less / more for more, less in rounds)
+        figures.bar(f"{dear}: part of the throughput", cost, BAR, AIM)
     return figures.save()
 
 

@@ -12,6 +12,7 @@ import grpc.aio
 
 from sluicegate.sidecar.main import RunningSidecar, start_sidecar
 from sluicegate.sidecar.settings import Settings
+from sluicegate.sidecar.tracing import Tracing
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import budget_service_pb2_grpc, types_pb2
 from sluicegate.wire import convert
@@ -234,7 +235,9 @@ def route(pool: str, provider: Provider, endpoint: str, *models: str) -> pb.Rout
 
 
 @asynccontextmanager
-async def stand(script: Script, policy: Policy = granted, **settings: object) -> AsyncIterator[Stand]:
+async def stand(
+    script: Script, policy: Policy = granted, traces: Tracing | None = None, **settings: object
+) -> AsyncIterator[Stand]:
     provider = ScriptedProvider(script)
     await provider.start()
     base = f"http://127.0.0.1:{provider.port}"
@@ -253,7 +256,7 @@ async def stand(script: Script, policy: Policy = granted, **settings: object) ->
         "grace": 1.0,
         "broker_patience": 0.3,
     }
-    sidecar = await start_sidecar(Settings(**{**values, **settings}))  # type: ignore[arg-type]
+    sidecar = await start_sidecar(Settings(**{**values, **settings}), traces)  # type: ignore[arg-type]
     try:
         assert await sidecar.broker.ready(5)
         yield Stand(sidecar, broker, provider)

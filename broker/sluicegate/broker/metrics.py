@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Gauge, Metric
@@ -20,12 +21,14 @@ from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Se
 from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
-from sluicegate.wire.tallies import Counts, Spreads
-from sluicegate.wire.words import ErrorClass, Outcome
+from sluicegate.wire.tallies import Count, Counts, Spread, Spreads
+from sluicegate.wire.words import ErrorClass, Outcome, Reason
 
 OTHER = "other"
 _GRANTING = frozenset({Outcome.GRANTED, Outcome.FALLBACK_MODEL, Outcome.FALLBACK_POOL})
 _TASK_TYPES = 100
+_TOGETHER = 256
+_ACCOUNTS = 20_000
 _QUEUE_SCAN = 5_000
 _PARTY = ("pool", "tier", "tenant", "task_type")
 _RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30)
@@ -63,14 +66,18 @@ class Metrics:
         self.tenant = Capped(max_tenants)
         self.task_type = Capped(_TASK_TYPES)
         self._runtime = runtime
+        self._uncounted: list[Sequence[Effect]] = []
         reg = self.registry
+        reg.register(_Before(self.catch_up))  # collected first, as it is registered
         self._requests = Counts(
             "sluicegate_requests", "Calls by what became of them in the end", (*_PARTY, "outcome"), reg
         )
         self._attempts = Counts(
             "sluicegate_attempts", "Grants, those of a call's further attempts included", _PARTY, reg
         )
-        self._open: dict[str, tuple[tuple[str, str, str, str], Outcome]] = {}  # calls in flight, as they were granted
+        self._open: dict[str, tuple[_Account, Count]] = {}  # calls in flight, as they were granted
+        self._accounts: dict[tuple[str, str, str, str], _Account] = {}
+        self._snapshot = runtime.snapshot
         self._decisions = Counts(
             "sluicegate_decisions", "Decisions by their reason", ("pool", "tier", "outcome", "reason"), reg
         )
@@ -103,50 +110,93 @@ class Metrics:
         reg.register(_State(self, runtime, sessions, configuration, decisions))
 
     def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
+        """Keeps them to be counted, many together, which takes a third of the time; before a scrape at the latest."""
         del wall_offset
+        self._uncounted.append(effects)
+        if len(self._uncounted) >= _TOGETHER:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Counts what has not been counted."""
+        uncounted, self._uncounted = self._uncounted, []
+        for effects in uncounted:
+            self._count(effects)
+
+    def _count(self, effects: Sequence[Effect]) -> None:
         ended: dict[str, None] = {}
         for effect in effects:
-            match effect:
-                case Decision():
-                    ended.pop(effect.call_id, None)
-                    self._decided(effect)
-                case Requeued():
-                    ended.pop(effect.call_id, None)
-                    self._retries(*self.party(effect.party, effect.pool), effect.reason).inc()
-                case Settled():
-                    ended[effect.call_id] = None
-                    self._settled(effect)
-                case _:
-                    pass
-
+            if isinstance(effect, Decision):
+                ended.pop(effect.call_id, None)
+                self._decided(effect)
+            elif isinstance(effect, Settled):
+                ended[effect.call_id] = None
+                self._settled(effect)
+            elif isinstance(effect, Requeued):
+                ended.pop(effect.call_id, None)
+                self._retries(*self.party(effect.party, effect.pool), effect.reason).inc()
         for call_id in ended:
             if (found := self._open.pop(call_id, None)) is not None:
-                self._requests(*found[0], found[1]).inc()
+                found[1].inc()
+
+    def _account(self, party: Party, pool: str) -> _Account:
+        if self._runtime.snapshot is not self._snapshot or len(self._accounts) >= _ACCOUNTS:
+            self._snapshot = self._runtime.snapshot  # labels may be others now
+            self._accounts.clear()
+        key = (pool, party.tier, party.tenant, party.task_type)
+        account = self._accounts.get(key)
+        if account is None:
+            labels = self.party(party, pool)
+            account = self._accounts[key] = _Account(
+                labels,
+                self._attempts(*labels),
+                self._reserved(*labels),
+                self._consumed(*labels, "input"),
+                self._consumed(*labels, "output"),
+                self._reserved_ratio(labels[0]),
+                self._estimate_ratio(labels[0]),
+            )
+        return account
 
     def _decided(self, decision: Decision) -> None:
         """A call that was granted is counted when its last attempt has ended, every other one now."""
-        labels = self.party(decision.party, decision.pool)
-        self._decisions(labels[0], decision.party.tier, decision.outcome, decision.reason).inc()
+        outcome = decision.outcome
+        account = self._account(decision.party, decision.pool)
+        found = account.decided.get((outcome, decision.reason))
+        if found is None:
+            labels = account.labels
+            found = account.decided[outcome, decision.reason] = (
+                self._decisions(labels[0], labels[1], outcome, decision.reason),
+                self._waits(*labels, outcome),
+                self._requests(*labels, outcome),
+            )
+        decisions, waits, requests = found
+        decisions.inc()
         if decision.attempt <= 1 and decision.call_id not in self._open:
-            self._waits(*labels, decision.outcome).observe(max(0.0, decision.waited))
-        if decision.outcome in _GRANTING:
-            self._attempts(*labels).inc()
-            self._open[decision.call_id] = (labels, decision.outcome)
+            waits.observe(decision.waited)
+        if outcome in _GRANTING:
+            account.attempts.inc()
+            self._open[decision.call_id] = (account, requests)
         else:
             self._open.pop(decision.call_id, None)
-            self._requests(*labels, decision.outcome).inc()
+            requests.inc()
 
     def _settled(self, effect: Settled) -> None:
-        labels = self.party(effect.party, effect.pool)
-        self._responses(labels[0], effect.error_class).inc()
-        self._reserved(*labels).inc(max(0.0, effect.reserved_tokens))
-        if effect.used_tokens is not None:
-            self._consumed(*labels, "input").inc(max(0, effect.input_tokens))
-            self._consumed(*labels, "output").inc(max(0, effect.output_tokens))
-        if effect.error_class == ErrorClass.NONE and effect.used_tokens:
-            self._reserved_ratio(effect.pool).observe(effect.reserved_tokens / effect.used_tokens)
+        granted = self._open.get(effect.call_id)
+        account = granted[0] if granted is not None else self._account(effect.party, effect.pool)
+        answers = account.answers.get(effect.error_class)
+        if answers is None:
+            answers = account.answers[effect.error_class] = self._responses(account.labels[0], effect.error_class)
+        answers.inc()
+        account.reserved.inc(effect.reserved_tokens)
+        used = effect.used_tokens
+        if used is None:
+            return
+        account.consumed_input.inc(effect.input_tokens)
+        account.consumed_output.inc(effect.output_tokens)
+        if used and effect.error_class == ErrorClass.NONE:
+            account.reserved_ratio.observe(effect.reserved_tokens / used)
             if effect.input_tokens > 0:
-                self._estimate_ratio(effect.pool).observe(effect.estimated_input / effect.input_tokens)
+                account.estimate_ratio.observe(effect.estimated_input / effect.input_tokens)
 
     def absurd(self, field: str) -> None:
         """A settlement said nonsense in `field`."""
@@ -155,6 +205,35 @@ class Metrics:
     def party(self, party: Party, pool: str) -> tuple[str, str, str, str]:
         known = pool if pool in self._runtime.snapshot.pools else ""
         return known, party.tier, self.tenant(party.tenant), self.task_type(party.task_type)
+
+
+@dataclass(slots=True)
+class _Account:
+    """What counts the calls of one party in one pool, looked up once."""
+
+    labels: tuple[str, str, str, str]
+    attempts: Count
+    reserved: Count
+    consumed_input: Count
+    consumed_output: Count
+    reserved_ratio: Spread
+    estimate_ratio: Spread
+    decided: dict[tuple[Outcome, Reason], tuple[Count, Spread, Count]] = field(default_factory=dict)
+    answers: dict[str, Count] = field(default_factory=dict)
+
+
+class _Before(Collector):
+    """Does something before the others are collected, and has no metric itself."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        self._do()
+        return ()
 
 
 class _State(Collector):

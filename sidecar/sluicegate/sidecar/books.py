@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING
 
 from multidict import CIMultiDict
 
@@ -26,6 +28,9 @@ from sluicegate.wire.failures import SILENT, level_of
 from sluicegate.wire.values import Estimate, Usage
 from sluicegate.wire.words import ErrorClass, Outcome, Reason
 
+if TYPE_CHECKING:
+    from sluicegate.sidecar.tracing import AttemptTrace, CallTrace
+
 log = logging.getLogger(__name__)
 
 _CANCELLED = Verdict(ErrorClass.CANCELLED)
@@ -33,9 +38,16 @@ _CANCELLED = Verdict(ErrorClass.CANCELLED)
 
 class Books:
     """One call's. `arrived` in monotonic seconds; `reader` and `estimate` are those of the attempt under way; `notes`:
-    headers that explain the answer further."""
+    headers that explain the answer further; `trace`: the call's spans, where it is traced."""
 
-    def __init__(self, services: Services, inbound: Inbound, call_id: str, estimate: Estimate) -> None:
+    def __init__(
+        self,
+        services: Services,
+        inbound: Inbound,
+        call_id: str,
+        estimate: Estimate,
+        trace: CallTrace | None = None,
+    ) -> None:
         self.call_id = call_id
         self.plan = Plan()
         self.grant: pb.Grant | None = None
@@ -47,6 +59,8 @@ class Books:
         self.estimate = estimate
         self.notes: list[tuple[str, str]] = []
         self._whole = estimate
+        self.trace = trace
+        self._attempt: AttemptTrace | None = None
 
     @property
     def waited(self) -> float:
@@ -66,6 +80,13 @@ class Books:
         self.reader = OpaqueReader()
         self.estimate = self._whole
         self.notes = []
+        if self.trace is not None:
+            self._attempt = self.trace.attempt(grant, self.attempts, self._s.broker.routes.pools.get(grant.pool))
+
+    def carry_trace(self, headers: MutableMapping[str, str]) -> None:
+        """Lets the attempt's span stand for the app's own in what travels on."""
+        if self._attempt is not None:
+            self._attempt.carry(headers)
 
     def explain(self, headers: CIMultiDict[str], grant: pb.Grant) -> None:
         """Counts the call under the grant's outcome and says it in `headers`."""
@@ -80,6 +101,8 @@ class Books:
     def count_call(self, outcome: Outcome, reason: str) -> None:
         """Counts the call once, under what became of it."""
         self._s.metrics.calls(self._in.table.provider.value, outcome.value, reason).inc()
+        if self.trace is not None:
+            self.trace.became(outcome, reason, self.attempts, self.waited)
 
     def count_fault(self, provider: str, fault: str, times: float = 1.0) -> None:
         """Counts something that a provider did wrong."""
@@ -88,7 +111,7 @@ class Books:
     def ask_again(self, verdict: Verdict, *, dispatched: bool) -> asyncio.Future[Answer]:
         """Settles a failed attempt of which nothing reached the app, and waits for the broker's word."""
         assert self.grant is not None
-        self._count(verdict)
+        self._ended(verdict, None)
         self.plan.advance(Step.RETRIABLE)
         settlement = messages.settlement(
             self.call_id, self.grant.attempt, verdict, dispatched=dispatched, retriable=True, usage=None
@@ -118,9 +141,13 @@ class Books:
         self.plan.advance(step)
         self._settle(verdict, dispatched=dispatched, usage=self.reader.usage)
 
-    def _count(self, verdict: Verdict) -> None:
+    def _ended(self, verdict: Verdict, usage: Usage | None) -> None:
+        """An attempt ended."""
         provider, pool, kind = self._in.table.provider.value, self.pool, verdict.kind
         self._s.metrics.attempts(provider, pool, kind).inc()
+        if self._attempt is not None:
+            self._attempt.end(verdict, usage)
+            self._attempt = None
         others = None if verdict.error_class in SILENT else self._s.failures.due(pool, kind)
         if others is not None:
             message = "an attempt failed: %s, provider %s, pool %s, call %s; %d others since the last such line"
@@ -128,7 +155,7 @@ class Books:
 
     def _settle(self, verdict: Verdict, *, dispatched: bool, usage: Usage | None) -> None:
         assert self.grant is not None
-        self._count(verdict)
+        self._ended(verdict, usage)
         settlement = messages.settlement(
             self.call_id, self.grant.attempt, verdict, dispatched=dispatched, retriable=False, usage=usage
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -37,6 +37,9 @@ from sluicegate.wire import convert
 from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import Outcome, Reason
 
+if TYPE_CHECKING:
+    from sluicegate.sidecar.tracing import CallTrace
+
 _MAX_ERROR_BODY = 1024 * 1024
 EMBEDS = (Wire.EMBEDDINGS, Wire.EMBED)
 
@@ -52,6 +55,7 @@ class Call:
         call_id: str,
         estimate: Estimate,
         size: Size,
+        trace: CallTrace | None = None,
     ) -> None:
         self._s = services
         self._request = request
@@ -59,7 +63,7 @@ class Call:
         self._estimate = estimate
         self._size = size
         self._inputs = inputs_of(inbound.body) if inbound.api.wire in EMBEDS else None
-        self._books = Books(services, inbound, call_id, estimate)
+        self._books = Books(services, inbound, call_id, estimate, trace)
         self._ending = Ending(services, request, inbound, self._books)
 
     async def run(self, wire_request: pb.CallRequest) -> web.StreamResponse:
@@ -155,6 +159,7 @@ class Call:
         if isinstance(way, Refusal):
             books.finish(Step.UNSENDABLE, NOT_SENT, dispatched=False)
             return await self._ending.refuse(way)
+        books.carry_trace(way.headers)
         provider = way.provider
         try:
             upstream = await self._s.transport.send(self._request.method, way.url, way.headers, way.data)

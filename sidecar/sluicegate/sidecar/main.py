@@ -11,6 +11,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -27,6 +28,9 @@ from sluicegate.sidecar.settings import Settings, SettingsError, read_settings
 from sluicegate.sidecar.tokenizer import Tokenizer
 from sluicegate.sidecar.upstream import HttpTransport, Timeouts
 from sluicegate.v1 import budget_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from sluicegate.sidecar.tracing import Tracing
 
 log = logging.getLogger(__name__)
 _MAX_HEADER = 16_384
@@ -46,6 +50,7 @@ class RunningSidecar:
     _admin: Admin
     _transport: HttpTransport
     _tokenizer: Tokenizer
+    _tracing: Tracing | None
 
     async def stop(self) -> None:
         """Stops accepting, lets what is in flight end within the grace, settles or cancels the rest."""
@@ -55,10 +60,17 @@ class RunningSidecar:
         await self._transport.close()
         await self._admin_runner.cleanup()
         self._tokenizer.close()
+        if self._tracing is not None:
+            await self._tracing.stop()
 
 
-async def start_sidecar(settings: Settings) -> RunningSidecar:
-    """Serves on the ports of `settings` (0: any free one). Raises OSError when a port is taken."""
+async def start_sidecar(settings: Settings, tracing: Tracing | None = None) -> RunningSidecar:
+    """Serves on the ports of `settings` (0: any free one). `tracing`: another than they ask for; it is stopped with the
+    sidecar. Raises OSError when a port is taken."""
+    if tracing is None and settings.tracing:
+        from sluicegate.sidecar.tracing import Tracing
+
+        tracing = Tracing(settings.namespace, settings.pod, _version())
     metrics = Metrics()
     credentials = KeyFiles(settings.credentials_dir, settings.credentials)
     hello = pb.Hello(
@@ -89,6 +101,7 @@ async def start_sidecar(settings: Settings) -> RunningSidecar:
         refused=RefusedCalls(),
         cache=ResponseCache(settings.cache_bytes),
         credentials=credentials,
+        tracing=tracing,
     )
     proxy = Proxy(settings, services, tokenizer)
     admin = Admin(metrics, broker, lambda: proxy.in_flight)
@@ -114,9 +127,11 @@ async def start_sidecar(settings: Settings) -> RunningSidecar:
         await broker.stop()
         await transport.close()
         tokenizer.close()
+        if tracing is not None:
+            await tracing.stop()
         raise
     return RunningSidecar(
-        port, admin_port, metrics, broker, settings, proxy_runner, admin_runner, admin, transport, tokenizer
+        port, admin_port, metrics, broker, settings, proxy_runner, admin_runner, admin, transport, tokenizer, tracing
     )
 
 

@@ -133,7 +133,7 @@ class Parts:
             body = part_of(whole.inbound.body, whole.inputs, whole.parts[number])
             inbound = replace(whole.inbound, body=body, raw=orjson.dumps(body))
             estimate = await self._size(inbound)
-            books = Books(self._s, inbound, f"{whole.message.call_id}.{number + 1}", estimate)
+            books = Books(self._s, inbound, f"{whole.message.call_id}.{number + 1}", estimate, self._books.trace)
             message = pb.CallRequest()
             message.CopyFrom(whole.message)
             message.call_id = books.call_id
@@ -182,6 +182,7 @@ class Parts:
         if isinstance(way, Refusal):
             books.finish(Step.UNSENDABLE, NOT_SENT, dispatched=False)
             raise PartFailedError(books, way, None)
+        books.carry_trace(way.headers)
         provider = way.provider
         try:
             upstream = await self._s.transport.send("POST", way.url, way.headers, way.data)

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -54,6 +54,9 @@ from sluicegate.sidecar.upstream import UpstreamError, check_endpoint
 from sluicegate.sidecar.websocket import pass_websocket, wants_websocket
 from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import Outcome, Reason, camel
+
+if TYPE_CHECKING:
+    from sluicegate.sidecar.tracing import CallTrace
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +179,18 @@ class Proxy:
         raise RefusedError(refuse(404, Reason.UNKNOWN_MODEL, text, pool=route.pool))
 
     async def _serve(self, request: web.BaseRequest, inbound: Inbound) -> web.StreamResponse:
+        if self._s.tracing is None:
+            return await self._call(request, inbound, None)
+        trace = self._s.tracing.call(inbound)
+        status = None
+        try:
+            response = await self._call(request, inbound, trace)
+            status = response.status
+            return response
+        finally:
+            trace.end(status)
+
+    async def _call(self, request: web.BaseRequest, inbound: Inbound, trace: CallTrace | None) -> web.StreamResponse:
         cost = await with_least(inbound, await self._size(inbound), self._size)
         call_id = os.urandom(16).hex()
         message = messages.call_request(
@@ -188,7 +203,7 @@ class Proxy:
             inbound.criticality,
             taken_by(inbound.table.provider, inbound.api.wire),
         )
-        return await Call(self._s, request, inbound, call_id, cost, self._size).run(message)
+        return await Call(self._s, request, inbound, call_id, cost, self._size, trace).run(message)
 
     async def _size(self, inbound: Inbound) -> Estimate:
         prompt = prompt_of(inbound.api, inbound.named_body, inbound.table.provider)

@@ -63,6 +63,8 @@ class Settings:
     grace: float = 25.0
     broker_patience: float = 2.0
     """How long calls wait for a broker that is away before the policy for that case holds."""
+    tracing: bool = False
+    """Spans are sent, as the standard variables of OpenTelemetry say. On where they name an endpoint."""
 
 
 def _port(text: str) -> int:
@@ -155,6 +157,15 @@ _READERS: dict[str, Callable[[str], Any]] = {
 _DEFAULTS = ("task_type", "latency", "max_wait", "deadline", "fallback", "orchestrator")
 
 
+def _traces(environment: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables ask for spans: an endpoint, and nothing that says no."""
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if environment.get("OTEL_TRACES_EXPORTER", "otlp").strip() == "none":
+        return False
+    return any(environment.get(name) for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"))
+
+
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """The settings that `environment` gives, the rest by default. Raises SettingsError with every problem."""
     problems: list[str] = []
@@ -182,4 +193,4 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
                 problems.append(f"{variable}: {problem.value!r} is not allowed; allowed: {problem.allowed}")
     if problems:
         raise SettingsError("\n".join(problems))
-    return Settings(**given, defaults=defaults)
+    return Settings(**given, defaults=defaults, tracing=_traces(environment))
