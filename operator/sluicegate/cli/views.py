@@ -159,6 +159,9 @@ async def _forwarded(
         match = re.search(r"Forwarding from (127\.0\.0\.1:\d+)", line.decode(errors="replace"))
         if match is None:
             said = (await asyncio.wait_for(process.stderr.read(4_096), 5.0)).decode(errors="replace").strip()
+            # It is ending by itself; asyncio would write of a child that a signal's own look reaped before.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), 1.0)
             raise BrokerError(f"kubectl port-forward: {said or 'ended without a word'}")
         yield match[1]
     finally:
