@@ -22,7 +22,7 @@ PIP_CERT ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 # Uncaptured, for its figures and for what it builds.
 CLUSTER = $(BIN)/pytest tests/cluster -p no:xdist --capture=no
 
-.PHONY: help setup demo tools images test test-cluster lint bench proto crds lock
+.PHONY: help setup demo tools images compiled test test-cluster lint bench proto crds lock
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,12 +40,16 @@ images: ## build the image of all parts: IMAGE, BASE_IMAGE, BUILDER=docker|podma
 	$(BUILDER) build --file Dockerfile --build-arg BASE_IMAGE=$(BASE_IMAGE) $(if $(PIP_CONF),--secret id=pip-conf$(comma)src=$(PIP_CONF)) \
 		$(if $(PIP_CERT),--secret id=ca$(comma)src=$(PIP_CERT)) $(BUILD_FLAGS) --tag $(IMAGE) .
 
+COMPILED := build/compiled/.stamp
+compiled: $(COMPILED) ## the package as the image has it, the broker's core compiled, into build/compiled
+
 test-cluster: setup ## a real one-node cluster of this machine's own: helm install, apps, failures (root, Linux)
 	SLUICEGATE_CLUSTER=required $(CLUSTER)
 
-test: setup lint tools ## lint, the whole test suite with branch coverage, then the cluster level where it can be
+test: setup lint tools compiled ## lint, the whole test suite with branch coverage, the compiled core, then a cluster where it can be
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n 2 --dist loadgroup --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=85
+	PYTHONPATH=$(CURDIR)/build/compiled SLUICEGATE_COMPILED=1 $(BIN)/pytest -n 2 -q tests/core tests/property tests/fairness tests/scenarios tests/broker
 	$(CLUSTER)  # last, so that its word is the last where there can be none
 
 lint: setup ## style, types, and who may import whom
@@ -55,8 +59,8 @@ lint: setup ## style, types, and who may import whom
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: setup ## the benchmark programs of tests/bench; fails at the end where one missed a bar
-	missed=; for program in tests/bench/[!_]*.py; do \
+bench: setup compiled ## the benchmark programs of tests/bench; fails at the end where one missed a bar
+	export PYTHONPATH=$(CURDIR)/build/compiled; missed=; for program in tests/bench/[!_]*.py; do \
 		echo "== $$program"; $(BIN)/python "$$program" || missed="$$missed $$program"; \
 	done; if [ -n "$$missed" ]; then echo "missed a bar:$$missed" >&2; exit 1; fi
 
@@ -75,6 +79,21 @@ lock: ## pin the newest allowed versions in requirements/ (needs uv)
 	$(COMPILE) --upgrade --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
 	$(subst pyproject.toml --all-extras,--group build,$(COMPILE)) --constraint requirements/dev.txt \
 		--output-file requirements/build.txt
+
+$(COMPILED): $(STAMP) hatch_build.py $(wildcard proto/*/*/*.py broker/*/*/*.py broker/*/*/*/*.py)
+	@if ! { command -v cc && $(BIN)/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'; } >/dev/null 2>&1; then \
+		packages="gcc libc6-dev $$($(BIN)/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')"; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy $$packages; \
+		else \
+			echo "The compiled core needs a C compiler and Python's headers. As root: apt-get install $$packages" >&2; \
+			exit 1; \
+		fi; \
+	fi
+	rm -rf build/compiled build/wheel
+	SLUICEGATE_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --target build/compiled build/wheel/*.whl
+	touch $@
 
 # The first of these that is at least 3.11; PYTHON=... chooses another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \

@@ -24,6 +24,7 @@ class Figures:
         self._missed: list[str] = []
         self.known = _peers.versions()
         print(f"{_process.machine()}; measured on core {_process.MEASURED}, everything else on core {_process.OTHERS}")
+        print(f"the broker's core is {_process.BROKER}")
         print(", ".join(f"{name} {version}" for name, version in self.known.items()))
         if _process.MEASURED == _process.OTHERS:
             print("ONE CORE: load and what is measured share it; latencies say little")
@@ -66,6 +67,7 @@ class Figures:
         RESULTS.mkdir(parents=True, exist_ok=True)
         content = {
             "machine": _process.machine(),
+            "core": _process.BROKER,
             "versions": self.known,
             "rounds": self._seen,
             "medians": {name: self.median(name) for name in self._seen},

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
+from sluicegate.broker.core import dispatcher
 from tests.bench import _peers
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -26,6 +27,7 @@ MEASURED = _CORES[0]
 """The core of what is measured."""
 OTHERS = _CORES[-1]
 """The core of everything else."""
+BROKER = "compiled" if str(dispatcher.__file__).endswith(".so") else "not compiled: `make compiled`, PYTHONPATH"
 
 
 class Program:

@@ -50,6 +50,7 @@ def archives(version: str) -> list[Path]:
         ground = _base_tar()
         sources = [
             _CHECKOUT / "Dockerfile",
+            _CHECKOUT / "hatch_build.py",
             _CHECKOUT / "pyproject.toml",
             *sorted((_CHECKOUT / "requirements").iterdir()),
         ]

@@ -170,7 +170,7 @@ def test_nothing_that_a_provider_says_breaks_the_account(provider: Provider, lea
                 assert budget.settle(name, dispatched=True, usage=None, now=now) is None
             case "adopt":
                 made += 1
-                budget.adopt(f"c{made}", budget.charge(first, "m"), second, now)
+                budget.adopt(f"c{made}", budget.charge(first, "m"), second or 0.0, now)
                 held.append(f"c{made}")
             case "wait":
                 now += first

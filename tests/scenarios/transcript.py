@@ -24,6 +24,7 @@ settlement: nothing reached the app yet, the broker may try again.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -147,7 +148,9 @@ class Transcript:
                 known = self.pools[name]
                 self.pools[name] = replace(known, failover=(*known.failover, self._failover(target, _fields(rest))))
             case ["breaker", name, *rest]:
-                bounds: dict[str, Any] = {key.replace("-", "_"): float(value) for key, value in _fields(rest).items()}
+                bounds: dict[str, Any] = {
+                    key.replace("-", "_"): json.loads(value) for key, value in _fields(rest).items()
+                }
                 self.pools[name] = replace(self.pools[name], breaker=BreakerConfig(**bounds))
             case ["tenant", name, *rest]:
                 self.tenants[name] = self._tenant(name, rest)

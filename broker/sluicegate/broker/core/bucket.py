@@ -17,6 +17,7 @@ the provider documents its slices (`Terms.slice`) nobody has to learn them: call
 from __future__ import annotations
 
 from collections import Counter
+from typing import ClassVar
 
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.foreign import Sample
@@ -34,7 +35,7 @@ _PACE = 0.98  # of the rate, where calls are spaced: n calls in a slice need n +
 class Bucket(Meter):
     """See the module's text."""
 
-    algorithm = Algorithm.BUCKET
+    algorithm: ClassVar = Algorithm.BUCKET
     _RUNGS = (10.0, 1.0, 0.0)
 
     def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:

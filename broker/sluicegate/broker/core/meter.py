@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import ClassVar
 
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.foreign import ForeignUse, Sample
@@ -81,7 +82,7 @@ class Interval:
 class Meter(ABC):
     """The account of one limit. See the module's text."""
 
-    algorithm: Algorithm
+    algorithm: ClassVar[Algorithm]
 
     def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:
         self.terms = terms

@@ -76,7 +76,7 @@ def predict(
         share = max(1.0 - below, tier.guaranteed, _LEAST_SHARE)
         others = min(fair, _others(max(0.0, queued - mine), own, rate * share, peers[index] * peers_part))
         in_tier = own + others
-        above = sum(other.work_interactive[index] for other in higher)
+        above: float = sum(other.work_interactive[index] for other in higher)
         arriving = sum([arrivals[index] for arrivals in ahead_of_it])
         if batch:
             above += sum(other.work_batch[index] for other in higher)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import ClassVar
 
 from sluicegate.broker.core.charge import sane
 from sluicegate.broker.core.foreign import Sample
@@ -21,7 +22,7 @@ _TRUNCATED = 1.0  # seconds by which a reset in whole seconds may be short
 class FixedWindow(Meter):
     """See the module's text. `end`: when this window ends (None: none has begun)."""
 
-    algorithm = Algorithm.FIXED_WINDOW
+    algorithm: ClassVar = Algorithm.FIXED_WINDOW
 
     def __init__(self, terms: Terms, now: float, anomalies: Counter[str]) -> None:
         super().__init__(terms, now, anomalies)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel with the broker's core compiled by mypyc, where `SLUICEGATE_COMPILE=1` asks for it; else a pure one.
+
+The same modules, half the CPU of a decision: docs/performance.md. It needs a C compiler and Python's headers.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_CORE = "broker/sluicegate/broker/core"
+# What reads documents: pydantic and PyYAML make classes that mypyc cannot have, and it need not be quick.
+_NOT = {"__init__", "documents", "findings", "manifests", "references", "schema", "translation"}
+_MYPY = ["--config-file=pyproject.toml", "--follow-imports=silent", "--ignore-missing-imports"]
+
+
+class CompiledCore(BuildHookInterface):  # type: ignore[type-arg]
+    """hatchling's `custom` hook."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Adds the extension modules to the wheel. Raises SystemExit with the compiler's words."""
+        if version == "editable" or os.environ.get("SLUICEGATE_COMPILE", "0") == "0":
+            return
+        # Here, since a pure wheel needs neither.
+        from mypyc.build import mypycify
+        from setuptools import Distribution
+
+        self._made = tempfile.TemporaryDirectory()
+        made = Path(self._made.name)
+        modules = sorted(str(path) for path in Path(_CORE).glob("*.py") if path.stem not in _NOT)
+        extensions = mypycify(
+            [*_MYPY, *modules], group_name="sluicegate_broker_core", target_dir=str(made / "c"), debug_level="0"
+        )
+        command: Any = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
+        command.build_lib, command.build_temp = str(made / "lib"), str(made / "o")
+        command.ensure_finalized()
+        command.run()
+        for built in (made / "lib").rglob("*.so"):
+            build_data["force_include"][str(built)] = str(built.relative_to(made / "lib"))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """The wheel is written."""
+        del version, build_data, artifact_path
+        if hasattr(self, "_made"):
+            self._made.cleanup()
