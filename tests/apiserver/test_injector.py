@@ -68,6 +68,7 @@ def injector(plane: ControlPlane, port: int, directory: Path, own: Mapping[str, 
         "SLUICEGATE_INJECTOR_PORT": str(port),
         "SLUICEGATE_INJECTOR_ADMIN_HOST": "127.0.0.1",
         "SLUICEGATE_INJECTOR_ADMIN_PORT": str(admin),
+        "SLUICEGATE_INJECTOR_DRAIN": "100ms",
         **{f"SLUICEGATE_INJECTOR_{name}": value for name, value in (own or kept).items()},
         "SLUICEGATE_INJECTOR_BROKER_CA_CONFIG_MAP": f"{SYSTEM}/ca",
         "SLUICEGATE_INJECTOR_KUBECONFIG": str(plane.kubeconfig),
@@ -249,6 +250,39 @@ def test_a_certificate_of_the_users_own_serves_as_well(plane: ControlPlane, no_w
     plane.apply(*webhook_at(port, injector_existingSecret="mine", injector_caBundle=bundle))
     with injector(plane, port, tmp_path, {"TLS_CERT": str(pair.certificate), "TLS_KEY": str(pair.key)}):
         assert injected(created(plane, pod("plain", inject="true"))[0])
+
+
+async def test_who_is_asked_to_stop_serves_until_the_api_server_calls_no_more(plane: ControlPlane, no_webhook: None):
+    port = free_port()
+    plane.apply(*webhook_at(port))
+    plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "leaving", "namespace": SYSTEM}})
+    settings = Settings(
+        image="sluicegate:test",
+        broker="broker:1",
+        host="127.0.0.1",
+        port=port,
+        admin_host="127.0.0.1",
+        admin_port=0,
+        hosts=("127.0.0.1",),
+        tls_secret=ObjectRef(SYSTEM, "leaving"),
+        webhook=NAME,
+        drain=5.0,
+    )
+    asked = pod("plain", inject="true")
+    async with connect(from_kubeconfig(plane.kubeconfig)) as client:
+        running = Injector(settings, client)
+        await running.start()
+        try:
+            await until(lambda: injected(created(plane, asked)[0]), "injection")
+            assert await asyncio.to_thread(_ready, running.admin_port)
+            leaving = asyncio.create_task(running.leave())
+            await asyncio.sleep(0)
+            assert not await asyncio.to_thread(_ready, running.admin_port), "it leaves its Service's endpoints"
+            assert injected((await asyncio.to_thread(created, plane, asked))[0])
+            assert not leaving.done()
+            leaving.cancel()
+        finally:
+            await running.stop()
 
 
 async def test_another_authority_is_taken_over_without_a_restart_and_what_is_undone_is_set_right(

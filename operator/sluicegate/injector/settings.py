@@ -43,12 +43,15 @@ class Settings:
     audience: str = "sluicegate-broker"
     pull_policy: str = "IfNotPresent"
     run_as_user: int = 65532
-    cpu_request: str = "20m"
+    cpu_request: str = ""
     cpu_limit: str = ""
-    memory_request: str = "96Mi"
-    memory_limit: str = "256Mi"
+    memory_request: str = ""
+    memory_limit: str = ""
+    """Of every sidecar; empty: none."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     """JSON object: further environment of every sidecar, such as an egress proxy."""
+    drain: float = 5.0
+    """How long it serves on after it was asked to stop, while the API server still calls it."""
     kubeconfig: str = ""
     log_level: str = "info"
 
@@ -97,6 +100,7 @@ _READERS: Mapping[str, env.Reader] = {
     "memory_request": str,
     "memory_limit": str,
     "environment": _object,
+    "drain": env.seconds,
     "kubeconfig": str,
     "log_level": env.one_of("debug", "info", "warning", "error"),
 }
