@@ -209,6 +209,29 @@ def test_who_asked_is_injected_and_nobody_else(plane: ControlPlane, no_webhook: 
         assert 'sluicegate_injector_reviews_total{verdict="not_asked"}' not in metrics, "unasked pods reach nobody"
 
 
+def test_a_pod_that_asks_is_taken_whatever_it_asks_for_and_wherever_it_runs(
+    plane: ControlPlane, no_webhook: None, tmp_path: Path
+):
+    port = free_port()
+    plane.apply(*webhook_at(port, injector_failurePolicy="Fail"))
+    resources = {"CPU_REQUEST": "20m", "MEMORY_REQUEST": "96Mi", "MEMORY_LIMIT": "256Mi"}
+    kept = {"TLS_SECRET": f"{SYSTEM}/tls", "HOSTS": "127.0.0.1", "WEBHOOK": NAME}
+    sized = pod("plain", inject="true")
+    sized["spec"]["resources"] = {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}
+    windows = pod("plain", inject="true")
+    windows["spec"]["os"] = {"name": "windows"}
+    with injector(plane, port, tmp_path, kept | resources):
+        for asked, gets in (
+            (pod("plain", inject="true", memory_request="512Mi"), True),
+            (pod("plain", inject="true", memory_limit="64Mi", cpu_limit="10m"), True),
+            (pod("plain", inject="true", memory_limit="64Mi", memory_request="65Mi"), True),
+            (sized, True),
+            (windows, False),
+        ):
+            made, words = created(plane, asked)
+            assert injected(made) == gets, words
+
+
 def test_without_an_injector_other_pods_start_and_asked_ones_do_what_the_values_say(
     plane: ControlPlane, no_webhook: None
 ):
@@ -230,12 +253,15 @@ def test_the_final_check_refuses_pods_that_asked_and_got_nothing(plane: ControlP
     _until_refused(plane, pod("opted-in", inject="true"), "the pod asks for the Sluicegate sidecar")
     on_the_nodes_network = pod("opted-in")
     on_the_nodes_network["spec"]["hostNetwork"] = True
+    windows = pod("opted-in")
+    windows["spec"]["os"] = {"name": "windows"}
     for other in (
         pod("plain"),
         pod("opted-out"),
         pod("opted-out", inject="true"),
         pod("opted-in", inject="false"),
         on_the_nodes_network,
+        windows,
     ):
         assert not injected(created(plane, other)[0])
     with injector(plane, port, tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sluicegate.injector.quantities import quantity
 from sluicegate.kube.client import ObjectRef
 from sluicegate.wire import environment as env
 
@@ -73,6 +74,11 @@ def _address(text: str) -> str:
     return text
 
 
+def _amount(text: str) -> str:
+    quantity(text)
+    return text
+
+
 def _file(text: str) -> Path:
     return Path(text)
 
@@ -95,10 +101,10 @@ _READERS: Mapping[str, env.Reader] = {
     "audience": str,
     "pull_policy": env.one_of("IfNotPresent", "Always", "Never"),
     "run_as_user": env.whole(1, 2**31 - 1),
-    "cpu_request": str,
-    "cpu_limit": str,
-    "memory_request": str,
-    "memory_limit": str,
+    "cpu_request": _amount,
+    "cpu_limit": _amount,
+    "memory_request": _amount,
+    "memory_limit": _amount,
     "environment": _object,
     "drain": env.seconds,
     "kubeconfig": str,
