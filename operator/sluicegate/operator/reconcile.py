@@ -117,9 +117,7 @@ class Reconciler:
         await self._store(programme)
         self._in_effect = programme.documents
         delivery = await self._apply(programme)
-        if delivery.failure:
-            log.warning("%s", delivery.failure)
-        else:
+        if not delivery.failure:
             self._metrics.delivered.set_to_current_time()
             self.ready = True
         self._count(resources, programme)
