@@ -277,9 +277,10 @@ async def test_an_aged_certificate_is_renewed_and_plain_text_is_refused(plane: C
 
 
 async def test_of_a_certificate_of_the_users_own_the_authority_is_published(
-    plane: ControlPlane, settings: Settings, tmp_path: Path
+    plane: ControlPlane, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    ring = renew(None, "localhost", settings.tls_hosts, dt.datetime.now(dt.UTC))
+    monkeypatch.setattr(tls, "_PUBLISH_EVERY", 0.1)
+    ring, other = (renew(None, "localhost", settings.tls_hosts, dt.datetime.now(dt.UTC)) for _ in range(2))
     certificate, key, bundle = (tmp_path / name for name in ("tls.crt", "tls.key", "ca.crt"))
     certificate.write_bytes(ring.served.certificate)
     key.write_bytes(ring.served.key)
@@ -288,6 +289,8 @@ async def test_of_a_certificate_of_the_users_own_the_authority_is_published(
     async with running(own) as broker, connected(plane, broker) as channel:
         assert authorities(plane) == ring.bundle
         await configure(channel, token(plane, "operator"), POOL)
+        bundle.write_bytes(ring.bundle + other.bundle)
+        await until(lambda: authorities(plane) == ring.bundle + other.bundle, "what the user added")
 
 
 async def test_another_authority_is_taken_over_without_a_restart_and_breaks_nobody(
