@@ -29,7 +29,7 @@ help: ## say what can be made
 
 setup: $(STAMP) ## build .venv with everything that the other targets need
 
-demo: setup ## a minute of real traffic at three times the limit, with and without Sluicegate
+demo: setup ## some minutes of real traffic at three times the limit, with and without Sluicegate
 	$(BIN)/sluicegate demo
 
 tools: setup ## the programs of a real Kubernetes for the tests, built once into the user's cache

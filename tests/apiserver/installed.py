@@ -75,7 +75,7 @@ class Release:
 
     @asynccontextmanager
     async def injector(self) -> AsyncIterator[None]:
-        changed = {"HOST": "127.0.0.1", "PORT": str(self.at), "HOSTS": "127.0.0.1", "ADMIN_PORT": "0"}
+        changed = {"HOST": "127.0.0.1", "PORT": str(self.at), "HOSTS": "127.0.0.1", "ADMIN_PORT": "0", "DRAIN": "100ms"}
         async with self._process("injector", changed):
             yield
 

@@ -33,8 +33,10 @@ MATRIX = [
     ["requireInjection.enabled=true", "podDisruptionBudget.enabled=false", "crds.keep=false", "tls.keep=false"],
     ["requireInjection.enabled=true", "requireInjection.actions={Warn,Audit}", "rbac.aggregateView=false"],
     ["tls.existingSecret=mine", "injector.existingSecret=mine", "injector.caBundle=Y2E="],
+    ["injector.existingSecret=mine", "injector.webhookAnnotations.cert-manager\\.io/inject-ca-from=a/b"],
+    ["injector.excludedNamespaces=null", "sidecar.resources=null", "requireInjection.enabled=true"],
     ["fullnameOverride=other", "image.digest=sha256:" + "0" * 64, "imagePullSecrets={a,b}", "commonLabels.team=x"],
-    ["broker.nodeSelector.disk=ssd", "broker.priorityClassName=high", "injector.podAnnotations.a=b"],
+    ["broker.nodeSelector.disk=ssd", "broker.priorityClassName=system-cluster-critical", "injector.podAnnotations.a=b"],
     ["sidecar.environment.HTTPS_PROXY=http://proxy:3128", "sidecar.resources.limits.cpu=1", "crds.enabled=false"],
 ]
 
@@ -80,6 +82,14 @@ def test_lint_finds_nothing_and_the_api_server_takes_what_is_rendered(plane: Con
         assert metadata["labels"]["app.kubernetes.io/instance"] == "release"
 
 
+def test_values_that_look_like_numbers_stay_words(plane: ControlPlane):
+    words = ["tls.existingSecret=12", "auth.audience=12", "imagePullSecrets={1,true}", "injector.priorityClassName=1"]
+    settings = [part for word in words for part in ("--set-string", word)]
+    plane.apply(*rendered(*settings), dry_run=True)
+    plane.apply(*with_account("123"))
+    plane.apply(*rendered("--namespace", "123"), dry_run=True)
+
+
 def test_the_values_for_larger_installations_render_too(plane: ControlPlane):
     documents = rendered("-f", str(CHART / "values-ha.yaml"))
     plane.apply(*documents, dry_run=True)
@@ -117,10 +127,29 @@ def test_every_pod_meets_the_restricted_standard(plane: ControlPlane):
         ("injector.timeoutSeconds=31", "timeoutSeconds"),
         ("logLevel=loud", "logLevel"),
         ("requireInjection.actions={Refuse}", "actions"),
+        ("injector.caBundle=!", "caBundle"),
+        ("injector.excludedNamespaces={a b}", "excludedNamespaces"),
     ],
 )
 def test_a_misspelt_value_is_refused_by_name(value: str, words: str):
     done = helm("template", "release", str(CHART), "--set", value)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("release", "injector.existingSecret=mine", "injector.existingSecret needs injector.caBundle"),
+        ("release", "injector.caBundle=Y2E=", "injector.caBundle is for injector.existingSecret only"),
+        ("release", "requireInjection.enabled=true,requireInjection.actions={Deny,Warn}", "exclude each other"),
+        ("release", "commonLabels.app\\.kubernetes\\.io/component=x", "commonLabels: app.kubernetes.io/component"),
+        ("1st", "logLevel=info", "set fullnameOverride"),
+        ("a.b", "logLevel=info", "set fullnameOverride"),
+    ],
+)
+def test_what_would_fail_or_do_nothing_in_the_cluster_is_refused_with_the_way_out(name: str, values: str, words: str):
+    done = helm("template", name, str(CHART), "--set", values)
     assert done.returncode != 0
     assert words in done.stderr
 

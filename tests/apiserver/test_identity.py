@@ -9,6 +9,7 @@ import dataclasses
 import datetime as dt
 import functools
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -276,10 +278,28 @@ async def test_an_aged_certificate_is_renewed_and_plain_text_is_refused(plane: C
         assert authorities(plane) == aged.bundle != bundle
 
 
+async def test_what_tenants_have_waiting_is_told_on_loopback_only(plane: ControlPlane, settings: Settings):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        elsewhere = probe.getsockname()[0]
+    told: dict[tuple[str, str], int] = {}
+    async with running(replace(settings, admin_host="0.0.0.0")) as broker, aiohttp.ClientSession() as http:
+        for host in ("127.0.0.1", elsewhere):
+            for page in ("livez", "metrics", "debug/queues"):
+                async with http.get(f"http://{host}:{broker.admin_port}/{page}") as response:
+                    told[host, page] = response.status
+    assert told.pop((elsewhere, "debug/queues")) == 403
+    assert set(told.values()) == {200}
+
+
 async def test_of_a_certificate_of_the_users_own_the_authority_is_published(
-    plane: ControlPlane, settings: Settings, tmp_path: Path
+    plane: ControlPlane, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    ring = renew(None, "localhost", settings.tls_hosts, dt.datetime.now(dt.UTC))
+    monkeypatch.setattr(tls, "_PUBLISH_EVERY", 0.1)
+    ring, other = (renew(None, "localhost", settings.tls_hosts, dt.datetime.now(dt.UTC)) for _ in range(2))
     certificate, key, bundle = (tmp_path / name for name in ("tls.crt", "tls.key", "ca.crt"))
     certificate.write_bytes(ring.served.certificate)
     key.write_bytes(ring.served.key)
@@ -288,6 +308,8 @@ async def test_of_a_certificate_of_the_users_own_the_authority_is_published(
     async with running(own) as broker, connected(plane, broker) as channel:
         assert authorities(plane) == ring.bundle
         await configure(channel, token(plane, "operator"), POOL)
+        bundle.write_bytes(ring.bundle + other.bundle)
+        await until(lambda: authorities(plane) == ring.bundle + other.bundle, "what the user added")
 
 
 async def test_another_authority_is_taken_over_without_a_restart_and_breaks_nobody(

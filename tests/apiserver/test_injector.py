@@ -68,6 +68,7 @@ def injector(plane: ControlPlane, port: int, directory: Path, own: Mapping[str, 
         "SLUICEGATE_INJECTOR_PORT": str(port),
         "SLUICEGATE_INJECTOR_ADMIN_HOST": "127.0.0.1",
         "SLUICEGATE_INJECTOR_ADMIN_PORT": str(admin),
+        "SLUICEGATE_INJECTOR_DRAIN": "100ms",
         **{f"SLUICEGATE_INJECTOR_{name}": value for name, value in (own or kept).items()},
         "SLUICEGATE_INJECTOR_BROKER_CA_CONFIG_MAP": f"{SYSTEM}/ca",
         "SLUICEGATE_INJECTOR_KUBECONFIG": str(plane.kubeconfig),
@@ -208,6 +209,29 @@ def test_who_asked_is_injected_and_nobody_else(plane: ControlPlane, no_webhook: 
         assert 'sluicegate_injector_reviews_total{verdict="not_asked"}' not in metrics, "unasked pods reach nobody"
 
 
+def test_a_pod_that_asks_is_taken_whatever_it_asks_for_and_wherever_it_runs(
+    plane: ControlPlane, no_webhook: None, tmp_path: Path
+):
+    port = free_port()
+    plane.apply(*webhook_at(port, injector_failurePolicy="Fail"))
+    resources = {"CPU_REQUEST": "20m", "MEMORY_REQUEST": "96Mi", "MEMORY_LIMIT": "256Mi"}
+    kept = {"TLS_SECRET": f"{SYSTEM}/tls", "HOSTS": "127.0.0.1", "WEBHOOK": NAME}
+    sized = pod("plain", inject="true")
+    sized["spec"]["resources"] = {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}
+    windows = pod("plain", inject="true")
+    windows["spec"]["os"] = {"name": "windows"}
+    with injector(plane, port, tmp_path, kept | resources):
+        for asked, gets in (
+            (pod("plain", inject="true", memory_request="512Mi"), True),
+            (pod("plain", inject="true", memory_limit="64Mi", cpu_limit="10m"), True),
+            (pod("plain", inject="true", memory_limit="64Mi", memory_request="65Mi"), True),
+            (sized, True),
+            (windows, False),
+        ):
+            made, words = created(plane, asked)
+            assert injected(made) == gets, words
+
+
 def test_without_an_injector_other_pods_start_and_asked_ones_do_what_the_values_say(
     plane: ControlPlane, no_webhook: None
 ):
@@ -229,12 +253,15 @@ def test_the_final_check_refuses_pods_that_asked_and_got_nothing(plane: ControlP
     _until_refused(plane, pod("opted-in", inject="true"), "the pod asks for the Sluicegate sidecar")
     on_the_nodes_network = pod("opted-in")
     on_the_nodes_network["spec"]["hostNetwork"] = True
+    windows = pod("opted-in")
+    windows["spec"]["os"] = {"name": "windows"}
     for other in (
         pod("plain"),
         pod("opted-out"),
         pod("opted-out", inject="true"),
         pod("opted-in", inject="false"),
         on_the_nodes_network,
+        windows,
     ):
         assert not injected(created(plane, other)[0])
     with injector(plane, port, tmp_path):
@@ -249,6 +276,39 @@ def test_a_certificate_of_the_users_own_serves_as_well(plane: ControlPlane, no_w
     plane.apply(*webhook_at(port, injector_existingSecret="mine", injector_caBundle=bundle))
     with injector(plane, port, tmp_path, {"TLS_CERT": str(pair.certificate), "TLS_KEY": str(pair.key)}):
         assert injected(created(plane, pod("plain", inject="true"))[0])
+
+
+async def test_who_is_asked_to_stop_serves_until_the_api_server_calls_no_more(plane: ControlPlane, no_webhook: None):
+    port = free_port()
+    plane.apply(*webhook_at(port))
+    plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "leaving", "namespace": SYSTEM}})
+    settings = Settings(
+        image="sluicegate:test",
+        broker="broker:1",
+        host="127.0.0.1",
+        port=port,
+        admin_host="127.0.0.1",
+        admin_port=0,
+        hosts=("127.0.0.1",),
+        tls_secret=ObjectRef(SYSTEM, "leaving"),
+        webhook=NAME,
+        drain=5.0,
+    )
+    asked = pod("plain", inject="true")
+    async with connect(from_kubeconfig(plane.kubeconfig)) as client:
+        running = Injector(settings, client)
+        await running.start()
+        try:
+            await until(lambda: injected(created(plane, asked)[0]), "injection")
+            assert await asyncio.to_thread(_ready, running.admin_port)
+            leaving = asyncio.create_task(running.leave())
+            await asyncio.sleep(0)
+            assert not await asyncio.to_thread(_ready, running.admin_port), "it leaves its Service's endpoints"
+            assert injected((await asyncio.to_thread(created, plane, asked))[0])
+            assert not leaving.done()
+            leaving.cancel()
+        finally:
+            await running.stop()
 
 
 async def test_another_authority_is_taken_over_without_a_restart_and_what_is_undone_is_set_right(

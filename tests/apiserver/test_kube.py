@@ -69,3 +69,14 @@ async def test_replicas_that_start_together_end_with_one_keyring_and_renew_it_on
         assert len({ring.served.certificate for ring in renewed}) == 1
         assert renewed[0].served != rings[0].served
         assert renewed[0].authority == rings[0].authority
+
+
+async def test_a_secret_that_cannot_be_read_is_named_and_not_written_over(plane: ControlPlane):
+    secret = ObjectRef.parse("default/garbled")
+    data = dict.fromkeys(("ca.crt", "ca.key", "bundle.crt", "tls.crt", "tls.key"), "Z2FyYmxlZA==")
+    async with connect(from_kubeconfig(plane.kubeconfig)) as client:
+        made = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret.name}, "data": data}
+        await client.create(SECRETS, made)
+        with pytest.raises(KubeError, match=r"Secret default/garbled holds certificates or keys that cannot be read"):
+            await keep(client, secret, "broker", ["broker.svc"], NOW)
+        assert (await client.get(secret.secret))["data"] == data

@@ -22,6 +22,10 @@ import yaml
 from sluicegate.broker.core.units import Workload
 from sluicegate.broker.main import RunningBroker, Settings, start_broker
 from sluicegate.cli.programme import tenant_of
+from sluicegate.kube.client import connect, from_kubeconfig
+from sluicegate.operator.core.compile import Programme
+from sluicegate.operator.core.conditions import Delivery
+from sluicegate.operator.reconcile import Metrics, Reconciler
 from tests.cluster.control_plane import ControlPlane, free_port
 
 WITHIN = 20.0
@@ -190,6 +194,44 @@ async def test_a_resource_that_turns_bad_keeps_its_last_good_version_and_says_so
             await until(lambda: "operated" in running.configuration.compiled.snapshot.pools, "the last good version")
             plane.apply(POOL)
             await until(lambda: state() == ("Accepted", "Programmed"), "good again")
+
+
+async def test_a_configuration_that_cannot_be_kept_comes_into_effect_all_the_same(
+    plane: ControlPlane, namespace: None, tmp_path: Path
+):
+    port = free_port()
+    async with broker(port) as running:
+        with operator(plane, port, tmp_path):
+            plane.kubectl("delete", "configmap", "snapshot", "-n", NAMESPACE)
+            plane.apply(POOL)
+            await until(lambda: "operated" in running.configuration.compiled.snapshot.pools, "the pool")
+            await until(lambda: conditions(plane, "ppool", "operated")["Ready"][0] == "True", "its conditions")
+        with operator(plane, port, tmp_path):  # nor does one that starts without it wait for it
+            plane.apply(POLICY)
+            await until(lambda: bool(running.configuration.compiled.snapshot.tenants), "the policy")
+            made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "snapshot", "namespace": NAMESPACE}}
+            plane.apply(made)
+            await until(lambda: "binaryData" in plane.get("configmap", "snapshot", "-n", NAMESPACE), "it is kept again")
+    assert f"ConfigMap {NAMESPACE}/snapshot" in (tmp_path / "operator.log").read_text()
+
+
+async def test_a_round_that_fails_as_nobody_foresaw_is_not_the_last(plane: ControlPlane, namespace: None):
+    rounds: list[Programme] = []
+
+    async def apply(programme: Programme) -> Delivery:
+        rounds.append(programme)
+        if len(rounds) == 1:
+            raise RuntimeError("a bug")
+        return Delivery(version=programme.version)
+
+    async with connect(from_kubeconfig(plane.kubeconfig)) as client:
+        reconciler = Reconciler(client, apply, None, Metrics())
+        task = asyncio.create_task(reconciler.run(0.0, 60.0))
+        try:
+            await until(lambda: reconciler.ready, "the second round")
+        finally:
+            task.cancel()
+    assert len(rounds) == 2
 
 
 async def test_of_two_policies_for_one_workload_the_older_holds_and_the_other_is_told(

@@ -110,6 +110,22 @@ def test_every_kind_that_makes_pods_is_injected_once(kind: str):
     assert report == f"\n{kind.lower()}/a skipped: it has the sidecar already, and lacks nothing\n\n"
 
 
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"containers": "x"}, "spec.containers[0] must be a map with a name"),
+        ({"containers": [{"image": "a"}]}, "spec.containers[0] must be a map with a name"),
+        ({"containers": [{"name": "a", "env": [1]}]}, "spec.containers[0].env must be a list of maps"),
+        ({"containers": [], "volumes": {"a": 1}}, "spec.volumes[0] must be a map with a name"),
+    ],
+)
+def test_what_is_no_pod_is_left_alone_and_told_why(spec: Any, words: str):
+    text = json.dumps({"kind": "Pod", "metadata": {"name": "odd"}, "spec": spec})
+    written, report = run(text)
+    assert written.strip() == text
+    assert report == f"\npod/odd skipped: it is malformed: {words}\n\n"
+
+
 WORDS = st.sampled_from(
     [
         "yes",

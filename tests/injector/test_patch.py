@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import copy
 import json
+from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.injector.annotations import PREFIX, STATUS, read
 from sluicegate.injector.decide import CONTAINER
 from sluicegate.injector.patch import BASE_URLS, Credential, Injection, Patch, patch
+from sluicegate.injector.quantities import quantity
+from sluicegate.injector.settings import read_settings
+from sluicegate.wire.environment import SettingsError
 
 INJECTION = Injection(
     image="registry.example/sluicegate:1",
@@ -77,8 +82,11 @@ pods = st.fixed_dictionaries(
             {},
             optional={
                 "annotations": st.dictionaries(
-                    st.sampled_from([f"{PREFIX}inject", f"{PREFIX}max-wait", f"{PREFIX}containers", "other"]),
-                    st.sampled_from(["true", "2s", "a,b", "?"]),
+                    st.sampled_from(
+                        [f"{PREFIX}{name}" for name in ("inject", "max-wait", "containers", "cpu-request", "cpu-limit")]
+                        + ["other"]
+                    ),
+                    st.sampled_from(["true", "2s", "a,b", "?", "1", "50m"]),
                     max_size=3,
                 )
             },
@@ -208,3 +216,50 @@ def test_annotations_set_the_defaults_of_calls_and_the_size_of_the_sidecar():
     assert sidecar["resources"]["limits"]["memory"] == "512Mi"
     assert [text for text in result.warnings if "latency" in text and "real-time" in text]
     assert [text for text in result.warnings if "tier is unknown" in text]
+
+
+def test_no_request_is_above_its_limit_since_the_pod_would_not_start():
+    def resources(spec: dict[str, Any] | None = None, **wishes: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+        asked = pod(**(spec or {}))
+        asked["metadata"]["annotations"] |= {PREFIX + key.replace("_", "-"): value for key, value in wishes.items()}
+        result = made(asked)
+        return applied(asked, result.operations)["spec"]["initContainers"][0]["resources"], result.warnings
+
+    assert resources() == ({"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}}, ())
+    larger, warnings = resources(memory_request="0.5Gi")
+    assert larger == {"requests": {"cpu": "20m", "memory": "0.5Gi"}, "limits": {"memory": "0.5Gi"}}
+    assert not warnings
+    smaller, warnings = resources(memory_limit="64Mi", cpu_limit="10m")
+    assert smaller == {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "10m", "memory": "64Mi"}}
+    assert not warnings
+    both, (warning,) = resources(memory_request="128Mi", memory_limit="100M")
+    assert both["requests"]["memory"] == both["limits"]["memory"] == "100M"
+    assert f"{PREFIX}memory-request: 128Mi is above the limit" in warning
+    other, (warning,) = resources(cpu_request="128Mi")
+    assert other["requests"]["cpu"] == "20m"
+    assert "allowed: CPUs such as 100m or 0.5" in warning
+    # Containers share what a pod has for itself; more than that would be refused.
+    shared, _ = resources({"resources": {"limits": {"memory": "64Mi"}}}, cpu_request="30m")
+    assert shared == {"requests": {"cpu": "30m"}, "limits": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "worth"),
+    [
+        ("1", 1),
+        ("100m", "0.1"),
+        (".5", "0.5"),
+        ("2.68435456e+08", 2**28),
+        ("1E", 10**18),
+        ("1E3", 1000),
+        ("1.5Ki", 1536),
+    ],
+)
+def test_quantities_are_worth_what_kubernetes_says(text: str, worth: int | str):
+    assert quantity(text) == Decimal(worth)
+
+
+def test_what_is_no_quantity_is_named_with_its_setting():
+    told = {"IMAGE": "i", "BROKER": "b:1", "TLS_SECRET": "a/b", "HOSTS": "h", "MEMORY_LIMIT": "1GB"}
+    with pytest.raises(SettingsError, match="MEMORY_LIMIT: '1GB' is not allowed; allowed: a Kubernetes quantity"):
+        read_settings({f"SLUICEGATE_INJECTOR_{name}": value for name, value in told.items()})

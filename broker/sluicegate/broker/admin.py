@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The admin server: health for the kubelet, metrics for Prometheus, state for people."""
+"""The admin server: health for the kubelet, metrics for Prometheus, state for people.
+
+Where callers of the broker must prove themselves, state is told on loopback only, which `kubectl port-forward` is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client.exposition import choose_encoder
 
 from sluicegate.broker.configuration import Configuration
@@ -20,17 +25,26 @@ _QUEUE = 1_000
 
 
 class Admin:
-    """Serves on `host`:`port` between `start` and `stop`. `ready` says why the broker is not ready; empty: it is."""
+    """Serves on `host`:`port` between `start` and `stop`. `ready` says why the broker is not ready; empty: it is.
+
+    `guarded`: what tenants have waiting is told on loopback only.
+    """
 
     def __init__(
-        self, runtime: Runtime, configuration: Configuration, metrics: Metrics, ready: Callable[[], str]
+        self,
+        runtime: Runtime,
+        configuration: Configuration,
+        metrics: Metrics,
+        ready: Callable[[], str],
+        *,
+        guarded: bool = False,
     ) -> None:
         self.port = 0
         self._runtime = runtime
         self._configuration = configuration
         self._metrics = metrics
         self._ready = ready
-        app = web.Application()
+        app = web.Application(middlewares=[_local] if guarded else [])
         app.add_routes(
             [
                 web.get("/livez", self._livez),
@@ -80,6 +94,20 @@ class Admin:
 
     async def _config(self, _: web.Request) -> web.Response:
         return _json(self._runtime.snapshot)
+
+
+@web.middleware
+async def _local(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.path.startswith("/debug/") and not _is_loopback(request.remote or ""):
+        return web.Response(status=403, text="told on loopback only: kubectl port-forward to this pod\n")
+    return await handler(request)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _json(value: Any) -> web.Response:

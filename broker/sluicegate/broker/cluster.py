@@ -59,8 +59,7 @@ async def _enter(settings: Settings, configuration: Configuration, stack: contex
     if settings.snapshot is not None:
         await _start_from(client, settings.snapshot, configuration)
     if settings.tls_ca is not None and settings.ca_config_map is not None:
-        bundle = settings.tls_ca.read_text()
-        await client.patch(settings.ca_config_map.config_map, {"data": {"ca.crt": bundle}})
+        await stack.enter_async_context(tls.publishing(client, settings.tls_ca, settings.ca_config_map))
     if settings.tls_secret is not None:
         kept = tls.from_secret(client, settings.tls_secret, settings.tls_hosts, settings.ca_config_map)
         credentials = (await stack.enter_async_context(kept)).credentials()

@@ -129,7 +129,7 @@ async def _start(settings: Settings, stack: contextlib.AsyncExitStack) -> Runnin
             port = server.add_secure_port(address, cluster.credentials)
     except RuntimeError as error:
         raise OSError(f"--port: cannot serve on {address}: is another broker there?") from error
-    admin = Admin(runtime, configuration, metrics, why_not_ready)
+    admin = Admin(runtime, configuration, metrics, why_not_ready, guarded=bool(settings.audience))
     try:
         await admin.start(settings.admin_host, settings.admin_port)
     except OSError:

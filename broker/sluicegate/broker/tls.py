@@ -14,12 +14,13 @@ from typing import Any, cast
 import grpc
 
 from sluicegate.kube.certificates import Keyring, Pair
-from sluicegate.kube.client import Client, ObjectRef
+from sluicegate.kube.client import Client, KubeError, ObjectRef
 from sluicegate.kube.tls_secret import follow
 
 log = logging.getLogger(__name__)
 
 _FILES_EVERY = 10.0
+_PUBLISH_EVERY = 60.0
 
 
 @dataclass(slots=True)
@@ -63,10 +64,7 @@ async def from_secret(
         nonlocal served
         # Published first: whoever reads the bundle trusts what is served next.
         if publish is not None:
-            bundle = ring.bundle.decode()
-            present = await client.get(publish.config_map)
-            if (present.get("data") or {}).get("ca.crt") != bundle:
-                await client.patch(publish.config_map, {"data": {"ca.crt": bundle}})
+            await _published(client, publish, ring.bundle.decode())
         if served is None:
             served = Served(ring.served)
         elif served.pair != ring.served:
@@ -105,6 +103,32 @@ async def from_files(certificate: Path, key: Path) -> AsyncIterator[Served]:
 
     async with _task(reread()):
         yield served
+
+
+@contextlib.asynccontextmanager
+async def publishing(client: Client, bundle: Path, config_map: ObjectRef) -> AsyncIterator[None]:
+    """The authorities of the user's own certificate stand in `config_map`, those of the file as it is now.
+
+    Raises OSError, KubeError where that cannot be done at first.
+    """
+    await _published(client, config_map, await asyncio.to_thread(bundle.read_text))
+
+    async def again() -> None:
+        while True:
+            await asyncio.sleep(_PUBLISH_EVERY)
+            try:
+                await _published(client, config_map, await asyncio.to_thread(bundle.read_text))
+            except (KubeError, OSError, ValueError) as error:
+                log.warning("the authorities of %s cannot be published: %s", bundle, error)
+
+    async with _task(again()):
+        yield
+
+
+async def _published(client: Client, config_map: ObjectRef, bundle: str) -> None:
+    present = await client.get(config_map.config_map)
+    if (present.get("data") or {}).get("ca.crt") != bundle:
+        await client.patch(config_map.config_map, {"data": {"ca.crt": bundle}})
 
 
 @contextlib.asynccontextmanager

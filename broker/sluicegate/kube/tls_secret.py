@@ -26,12 +26,22 @@ _AGAIN = 5.0
 
 
 async def keep(client: Client, secret: ObjectRef, name: str, hosts: Sequence[str], now: dt.datetime) -> Keyring:
-    """The keyring of `secret` at `now`, renewed there where due. Raises KubeError, also when others win each time."""
+    """The keyring of `secret` at `now`, renewed there where due.
+
+    Raises KubeError, also when others win each time or what it holds cannot be read: it is not written over, since
+    pods that run may trust an authority that is still in it.
+    """
     for _ in range(_ATTEMPTS):
         held = await client.get(secret.secret)
-        ring = read(held)
-        # Keys are made beside the event loop: they cost milliseconds.
-        fresh = await asyncio.to_thread(renew, ring, name, hosts, now)
+        try:
+            ring = read(held)
+            # Keys are made beside the event loop: they cost milliseconds.
+            fresh = await asyncio.to_thread(renew, ring, name, hosts, now)
+        except (ValueError, TypeError) as error:
+            raise KubeError(
+                f"Secret {secret} holds certificates or keys that cannot be read ({error}): set it right, or empty its"
+                " data to have new ones made"
+            ) from None
         if fresh is ring:
             return fresh
         held["data"] = {key: base64.b64encode(value).decode() for key, value in _data(fresh).items()}
@@ -43,7 +53,7 @@ async def keep(client: Client, secret: ObjectRef, name: str, hosts: Sequence[str
             raise
         log.info("certificates renewed", extra={"secret": secret.name, "until": fresh.served.ends.isoformat()})
         return fresh
-    raise KubeError(f"Secret {secret.namespace}/{secret.name} changed under each of {_ATTEMPTS} attempts")
+    raise KubeError(f"Secret {secret} changed under each of {_ATTEMPTS} attempts")
 
 
 async def follow(
@@ -60,7 +70,7 @@ async def follow(
         pause = every
         try:
             await held(await keep(client, secret, name, hosts, dt.datetime.now(dt.UTC)))
-        except KubeError as error:
+        except (KubeError, OSError) as error:  # a pair that does not belong together is an ssl.SSLError
             log.warning("certificates could not be kept: %s", error)
             pause = min(every, _AGAIN)
         await asyncio.sleep(pause)

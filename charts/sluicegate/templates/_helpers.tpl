@@ -1,8 +1,9 @@
 {{- define "sluicegate.fullname" -}}
-{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
-{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}
+{{- $name := .Values.fullnameOverride | default (contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name)) }}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" $name) }}
+{{- fail (printf "the release's name %s cannot name a Service, which begins with a letter and holds no dot: set fullnameOverride" .Release.Name) }}
 {{- end }}
+{{- $name | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "sluicegate.image" -}}
@@ -19,7 +20,7 @@
 
 {{- define "sluicegate.selector" -}}
 app.kubernetes.io/name: sluicegate
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .part }}
 {{- end }}
 
@@ -30,13 +31,18 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/part-of: sluicegate
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- with .root.Values.commonLabels }}
+{{- range list "name" "instance" "component" }}
+{{- if hasKey $.root.Values.commonLabels (printf "app.kubernetes.io/%s" .) }}
+{{- fail (printf "commonLabels: app.kubernetes.io/%s selects the chart's pods and cannot be another" .) }}
+{{- end }}
+{{- end }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
 
 {{- define "sluicegate.metadata" -}}
 name: {{ include "sluicegate.name" . }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "sluicegate.labels" . | nindent 2 }}
 {{- end }}
@@ -61,7 +67,7 @@ readOnlyRootFilesystem: true
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with $values.nodeSelector }}
@@ -77,7 +83,7 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 

@@ -17,7 +17,7 @@ from typing import Any
 from sluicegate.cli.cluster import UsageError, installed, reached
 from sluicegate.cli.flags import add_cluster
 from sluicegate.cli.injection import Injecting, apply, of_cluster, offline
-from sluicegate.cli.manifests import Document, ManifestError, objects, pod_of, read, write
+from sluicegate.cli.manifests import Document, ManifestError, malformed, objects, pod_of, read, write
 from sluicegate.cli.tables import out
 from sluicegate.cli.views import bounded
 from sluicegate.injector.annotations import INJECT, NAMESPACE_LABEL
@@ -97,6 +97,8 @@ def _one(resource: dict[str, Any], injecting: Injecting, namespace: str) -> Repo
     pod = pod_of(resource)
     if pod is None:
         return Report(what, False, "it makes no pods")
+    if problem := malformed(pod):
+        return Report(what, False, f"it is malformed: {problem}")
     metadata = pod.get("metadata") or {}
     asked = {**pod, "metadata": metadata}
     decision = decide(asked, own.get("namespace") or namespace, {NAMESPACE_LABEL: ENABLED}, injecting.excluded)

@@ -29,8 +29,8 @@ class Injecting:
 
 def offline(image: str, broker: str, broker_ca: str) -> Injecting:
     """The defaults, without a cluster; `broker_ca` is PEM."""
-    settings = Settings(image=image, broker=broker)
-    return Injecting(_injection(settings, broker_ca, ()), frozenset(settings.excluded_namespaces))
+    injection = Injection(image=image, broker=broker, broker_ca=broker_ca, version=metadata.version("sluicegate"))
+    return Injecting(injection, frozenset(Settings().excluded_namespaces))
 
 
 async def of_cluster(client: Client, found: Installation) -> Injecting:

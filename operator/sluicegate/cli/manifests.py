@@ -133,6 +133,25 @@ def pod_of(resource: dict[str, Any]) -> dict[str, Any] | None:
     return holder if isinstance(holder, dict) and isinstance(holder.get("spec"), dict) else None
 
 
+def malformed(pod: dict[str, Any]) -> str:
+    """What of a pod nobody could read, as the API server would say; empty for nothing."""
+    metadata, spec = pod.get("metadata") or {}, pod["spec"]
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("annotations") or {}, dict):
+        return "metadata.annotations must be a map"
+    for kind in ("initContainers", "containers", "volumes"):
+        for index, entry in enumerate(_listed(spec.get(kind))):
+            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+                return f"spec.{kind}[{index}] must be a map with a name"
+            for inner in ("env", "ports"):
+                if not all(isinstance(each, dict) for each in _listed(entry.get(inner))):
+                    return f"spec.{kind}[{index}].{inner} must be a list of maps"
+    return ""
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
+
+
 def _at(value: Any, *names: str) -> Any:
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None

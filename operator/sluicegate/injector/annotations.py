@@ -21,7 +21,8 @@ NAMESPACE_LABEL = PREFIX + "injection"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _TASK_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?", re.ASCII)
+_CPU = re.compile(r"[0-9]{1,9}m|[0-9]{1,6}(\.[0-9]{1,3})?", re.ASCII)
+_MEMORY = re.compile(r"[0-9]{1,15}(\.[0-9]{1,3})?(k|Ki|M|Mi|G|Gi)?", re.ASCII)
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]{0,1023}", re.ASCII)
 _CONTAINER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _FALLBACK = re.compile(r"[!-~ ]{1,1024}", re.ASCII)
@@ -63,7 +64,8 @@ def _containers(text: str) -> bool:
 
 _LATENCIES = tuple(kebab(latency) for latency in Latency)
 _DURATION = "a duration such as 800ms, 2s or 10m"
-_AMOUNT = "a Kubernetes quantity such as 100m or 128Mi"
+_CPUS = "CPUs such as 100m or 0.5"
+_BYTES = "bytes such as 128Mi"
 _DEFAULT = "SLUICEGATE_SIDECAR_DEFAULT_"
 
 TABLE = (
@@ -85,10 +87,10 @@ TABLE = (
         f"{_DEFAULT}FALLBACK",
     ),
     Annotation("containers", _containers, "names of containers, by commas", "only these containers get base URLs"),
-    Annotation("cpu-request", _matches(_QUANTITY), _AMOUNT, "the sidecar's CPU request"),
-    Annotation("cpu-limit", _matches(_QUANTITY), _AMOUNT, "the sidecar's CPU limit"),
-    Annotation("memory-request", _matches(_QUANTITY), _AMOUNT, "the sidecar's memory request"),
-    Annotation("memory-limit", _matches(_QUANTITY), _AMOUNT, "the sidecar's memory limit"),
+    Annotation("cpu-request", _matches(_CPU), _CPUS, "the sidecar's CPU request"),
+    Annotation("cpu-limit", _matches(_CPU), _CPUS, "the sidecar's CPU limit"),
+    Annotation("memory-request", _matches(_MEMORY), _BYTES, "the sidecar's memory request"),
+    Annotation("memory-limit", _matches(_MEMORY), _BYTES, "the sidecar's memory limit"),
     Annotation("image", _matches(_IMAGE), "an image", "the sidecar's image"),
 )
 _BY_KEY = {row.key: row for row in TABLE}

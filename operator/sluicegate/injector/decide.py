@@ -10,8 +10,8 @@
     any                     disabled                    no: the namespace refuses
 
 An excluded namespace, a mirror pod, a pod on its node's network (every process of the node could use its sidecar and
-the keys mounted there), and a pod with a sidecar that is not of our making are left as they are, whatever they ask. A
-pod that we injected is decided again, since another webhook may have added containers since.
+the keys mounted there), a pod of Windows, and a pod with a sidecar that is not of our making are left as they are,
+whatever they ask. A pod that we injected is decided again, since another webhook may have added containers since.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Verdict(StrEnum):
     ALREADY_INJECTED = "already_injected"
     MIRROR_POD = "mirror_pod"
     HOST_NETWORK = "host_network"
+    WINDOWS = "windows"
 
 
 SENTENCES: Mapping[Verdict, str] = {
@@ -53,6 +54,7 @@ SENTENCES: Mapping[Verdict, str] = {
     Verdict.ALREADY_INJECTED: "the pod has the sidecar already",
     Verdict.MIRROR_POD: "the pod belongs to a kubelet (mirror pod)",
     Verdict.HOST_NETWORK: "the pod is on its node's network, where every process could use its sidecar",
+    Verdict.WINDOWS: "the pod is for Windows, and the sidecar is for Linux",
 }
 
 
@@ -91,9 +93,16 @@ def decide(
         return Decision(Verdict.NOT_ASKED)
     if pod.get("spec", {}).get("hostNetwork"):
         return Decision(Verdict.HOST_NETWORK)
+    if _for_windows(pod.get("spec", {})):
+        return Decision(Verdict.WINDOWS)
     if has_sidecar(pod) and STATUS not in annotations:
         return Decision(Verdict.ALREADY_INJECTED)
     return Decision(Verdict.ASKED_BY_POD if asked else Verdict.ASKED_BY_NAMESPACE)
+
+
+def _for_windows(spec: Mapping[str, Any]) -> bool:
+    systems = ((spec.get("os") or {}).get("name"), (spec.get("nodeSelector") or {}).get("kubernetes.io/os"))
+    return "windows" in systems
 
 
 def has_sidecar(pod: Mapping[str, Any]) -> bool:

@@ -15,9 +15,10 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from importlib import metadata
+from typing import Any
 
 from sluicegate.injector.patch import Credential, Injection
 from sluicegate.injector.server import Metrics, Servers, Webhook
@@ -65,20 +66,26 @@ class Injector:
         )
         self._servers = Servers(webhook, self._why_not_ready)
         self._served: Pair | None = None
+        self._leaving = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def _why_not_ready(self) -> str:
+        if self._leaving:
+            return "stopping"
         return f"not read yet: {', '.join(sorted(self._lacks))}" if self._lacks else ""
 
     async def start(self) -> None:
         """Serves the admin port at once, the webhook as soon as there is a certificate. Raises OSError."""
         settings = self._settings
         self.admin_port = await self._servers.start_admin(settings.admin_host, settings.admin_port)
-        self._tasks = [
-            asyncio.create_task(self._keep_certificate()),
-            asyncio.create_task(self._follow_broker_authorities()),
-            asyncio.create_task(self._follow_pools()),
-        ]
+        works = (self._keep_certificate, self._follow_broker_authorities, self._follow_pools)
+        self._tasks = [asyncio.create_task(_kept_up(work)) for work in works]
+
+    async def leave(self) -> None:
+        """Is ready no more, and serves on for `drain` seconds: until the API server has heard of it, it calls here, and
+        a review that finds nobody is a pod without its sidecar."""
+        self._leaving = True
+        await asyncio.sleep(self._settings.drain)
 
     async def stop(self) -> None:
         """Ends the tasks and the servers."""
@@ -115,10 +122,10 @@ class Injector:
         if pair == self._served:
             return
         self._servers.serve_with(pair)
-        self._served = pair
         if not self.port:
             self.port = await self._servers.start_webhook(self._settings.host, self._settings.port)
             log.info("serving", extra={"port": self.port, "admin_port": self.admin_port})
+        self._served = pair
         self._lacks.discard("certificate")
 
     async def _publish(self, bundle: bytes) -> None:
@@ -156,6 +163,16 @@ class Injector:
             if credentials != self._injection.credentials:
                 self._injection = replace(self._injection, credentials=credentials)
             self._lacks.discard("provider pools")
+
+
+async def _kept_up(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """`work`, which never ends, again after what nobody foresaw: without it, certificates would run out unnoticed."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("%s failed, and begins anew", work.__name__.strip("_"))
+        await asyncio.sleep(_AGAIN)
 
 
 def caught_up(configuration: Object, bundle: bytes) -> list[Object]:
@@ -196,6 +213,7 @@ async def serve(settings: Settings, environment: Mapping[str, str]) -> None:
         await injector.start()
         try:
             await asked.wait()
+            await injector.leave()
         finally:
             await injector.stop()
 

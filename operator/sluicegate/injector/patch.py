@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sluicegate.injector.annotations import STATUS, TABLE, Wishes
+from sluicegate.injector.annotations import PREFIX, STATUS, TABLE, Wishes
 from sluicegate.injector.decide import CONTAINER
+from sluicegate.injector.quantities import quantity
 
 Pod = Mapping[str, Any]
 Operation = dict[str, Any]
@@ -97,10 +98,12 @@ def patch(pod: Pod, injection: Injection, wishes: Wishes) -> Patch:
         f"container {name}: {', '.join(kept)} was set already and stays: such calls do not pass the sidecar"
         for name, kept in skipped.items()
     )
+    resources, cut = _resources(spec, injection, wishes)
+    warnings.extend(cut)
     present = next((c for c in spec.get("initContainers") or [] if c.get("name") == CONTAINER), None)
     if present is None:
         # After the operations on the other init containers, whose places it shifts.
-        operations.extend(_first(spec, _sidecar(injection, wishes)))
+        operations.extend(_first(spec, _sidecar(injection, wishes, resources)))
     volumes = [volume for volume in _volumes(injection) if volume["name"] not in _names(spec.get("volumes"))]
     operations.extend(_append("/spec", spec, "volumes", volumes))
     image = present["image"] if present is not None and "image" in present else _image(injection, wishes)
@@ -163,16 +166,36 @@ def _image(injection: Injection, wishes: Wishes) -> str:
     return wishes.values.get("image", injection.image)
 
 
-def _sidecar(injection: Injection, wishes: Wishes) -> dict[str, Any]:
-    values = wishes.values
-    requests = {
-        "cpu": values.get("cpu-request", injection.cpu_request),
-        "memory": values.get("memory-request", injection.memory_request),
+def _resources(
+    spec: Mapping[str, Any], injection: Injection, wishes: Wishes
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The sidecar's requests and limits, and which wish could not be met.
+
+    A request above its limit would keep the pod from starting: of the two, what nobody wished follows the other. In a
+    pod with resources of its own, which its containers share, the sidecar has those that are wished only.
+    """
+    held: dict[str, dict[str, str]] = {"requests": {}, "limits": {}}
+    problems: list[str] = []
+    defaults = {
+        "cpu": (injection.cpu_request, injection.cpu_limit),
+        "memory": (injection.memory_request, injection.memory_limit),
     }
-    limits = {
-        "cpu": values.get("cpu-limit", injection.cpu_limit),
-        "memory": values.get("memory-limit", injection.memory_limit),
-    }
+    for name, (usual_request, usual_limit) in defaults.items():
+        wished = [wishes.values.get(f"{name}-{side}") for side in ("request", "limit")]
+        request = wished[0] or ("" if spec.get("resources") else usual_request)
+        limit = wished[1] or ("" if spec.get("resources") else usual_limit)
+        if request and limit and quantity(request) > quantity(limit):
+            if all(wished):
+                problems.append(
+                    f"annotation {PREFIX}{name}-request: {request} is above the limit, which holds: {limit}"
+                )
+            request, limit = (limit, limit) if wished[1] or not wished[0] else (request, request)
+        held["requests"] |= {name: request} if request else {}
+        held["limits"] |= {name: limit} if limit else {}
+    return held, problems
+
+
+def _sidecar(injection: Injection, wishes: Wishes, resources: Mapping[str, Any]) -> dict[str, Any]:
     mounts = [{"name": TOKEN_VOLUME, "mountPath": TOKEN_DIR, "readOnly": True}]
     if injection.credentials:
         mounts.append({"name": KEYS_VOLUME, "mountPath": KEYS_DIR, "readOnly": True})
@@ -188,10 +211,7 @@ def _sidecar(injection: Injection, wishes: Wishes) -> dict[str, Any]:
         "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": 120},
         "livenessProbe": {**probe, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": ADMIN_PORT}, "periodSeconds": 5},
-        "resources": {
-            "requests": {name: amount for name, amount in requests.items() if amount},
-            "limits": {name: amount for name, amount in limits.items() if amount},
-        },
+        "resources": resources,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sluicegate.injector.quantities import quantity
 from sluicegate.kube.client import ObjectRef
 from sluicegate.wire import environment as env
 
@@ -43,12 +44,15 @@ class Settings:
     audience: str = "sluicegate-broker"
     pull_policy: str = "IfNotPresent"
     run_as_user: int = 65532
-    cpu_request: str = "20m"
+    cpu_request: str = ""
     cpu_limit: str = ""
-    memory_request: str = "96Mi"
-    memory_limit: str = "256Mi"
+    memory_request: str = ""
+    memory_limit: str = ""
+    """Of every sidecar; empty: none."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     """JSON object: further environment of every sidecar, such as an egress proxy."""
+    drain: float = 5.0
+    """How long it serves on after it was asked to stop, while the API server still calls it."""
     kubeconfig: str = ""
     log_level: str = "info"
 
@@ -67,6 +71,11 @@ def _address(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not (host and colon and port.isdigit()):
         raise ValueError("host:port")
+    return text
+
+
+def _amount(text: str) -> str:
+    quantity(text)
     return text
 
 
@@ -92,11 +101,12 @@ _READERS: Mapping[str, env.Reader] = {
     "audience": str,
     "pull_policy": env.one_of("IfNotPresent", "Always", "Never"),
     "run_as_user": env.whole(1, 2**31 - 1),
-    "cpu_request": str,
-    "cpu_limit": str,
-    "memory_request": str,
-    "memory_limit": str,
+    "cpu_request": _amount,
+    "cpu_limit": _amount,
+    "memory_request": _amount,
+    "memory_limit": _amount,
     "environment": _object,
+    "drain": env.seconds,
     "kubeconfig": str,
     "log_level": env.one_of("debug", "info", "warning", "error"),
 }

@@ -47,10 +47,10 @@ class Broker:
             stub = config_service_pb2_grpc.ConfigServiceStub(await self._connected())
             answer = await stub.ApplyConfig(request, timeout=_TIMEOUT, metadata=await self._identity())
         except grpc.aio.AioRpcError as error:
-            return Delivery(
-                failure=f"the broker did not take the configuration: {error.code().name}: {error.details()}"
-            )
+            log.warning("the broker did not take the configuration: %s: %s", error.code().name, error.details())
+            return Delivery(failure=_said(error))
         except (KubeError, OSError) as error:
+            log.warning("the broker cannot be reached: %s", error)
             return Delivery(failure=f"the broker cannot be reached: {error}")
         for finding in answer.findings:
             if finding.severity == pb.SEVERITY_ERROR:
@@ -108,3 +108,10 @@ class Broker:
             state = channel.get_state(try_to_connect=True)
             if state is grpc.ChannelConnectivity.READY:
                 await self._returned()
+
+
+def _said(error: grpc.aio.AioRpcError) -> str:
+    """For conditions: of a broker that is away it says the same at each attempt, so that no status is written anew."""
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return "the broker cannot be reached; the operator's log says why"
+    return f"the broker did not take the configuration: {error.code().name}: {error.details()}"

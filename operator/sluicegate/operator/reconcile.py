@@ -93,6 +93,10 @@ class Reconciler:
             except KubeError as error:
                 log.warning("the custom resources cannot be brought into effect: %s", error)
                 delivery = Delivery(failure=str(error))
+            except Exception as error:
+                # Without this task nothing would come into effect any more, and nobody would be told.
+                log.exception("a round failed")
+                delivery = Delivery(failure=repr(error))
             self._metrics.rounds.labels("failure" if delivery.failure else "success").inc()
             wait = pause if delivery.failure else resync
             pause = min(longest, pause * 2) if delivery.failure else first
@@ -113,9 +117,7 @@ class Reconciler:
         await self._store(programme)
         self._in_effect = programme.documents
         delivery = await self._apply(programme)
-        if delivery.failure:
-            log.warning("%s", delivery.failure)
-        else:
+        if not delivery.failure:
             self._metrics.delivered.set_to_current_time()
             self.ready = True
         self._count(resources, programme)
@@ -131,7 +133,13 @@ class Reconciler:
     async def _restore(self) -> Mapping[Identity, Object]:
         if self._snapshot is None:
             return {}
-        held = await self._client.get(self._snapshot.config_map)
+        try:
+            held = await self._client.get(self._snapshot.config_map)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            log.error("ConfigMap %s is gone, and what it kept with it; `helm upgrade` makes it anew", self._snapshot)
+            return {}
         try:
             documents = {identity_of(document): document for document in saved.unpack(held) or []}
             self._stored = (held.get("data") or {}).get("version", "")
@@ -141,13 +149,18 @@ class Reconciler:
             return {}
 
     async def _store(self, programme: Programme) -> None:
+        """What cannot be kept is no reason to keep it from the broker; the next round tries again."""
         if self._snapshot is None or programme.version == self._stored:
             return
         body = {
             "binaryData": {saved.KEY: saved.pack(listed(programme.documents))},
             "data": {"version": programme.version},
         }
-        await self._client.patch(self._snapshot.config_map, body)
+        try:
+            await self._client.patch(self._snapshot.config_map, body)
+        except ApiError as error:
+            log.error("ConfigMap %s cannot be written, for a broker that starts: %s", self._snapshot, error)
+            return
         self._stored = programme.version
 
     # ---- statuses

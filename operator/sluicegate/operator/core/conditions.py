@@ -50,8 +50,10 @@ def status_of(
     ]
     status: dict[str, Any] = {"observedGeneration": generation, "conditions": conditions}
     version = delivery.version if conditions[1]["status"] == "True" else present.get("programmedVersion", "")
-    # The version changes with every other resource: only a generation that is newly programmed writes it.
-    unchanged = conditions == present.get("conditions") and present.get("observedGeneration") == generation
+    # Conditions of others may stand beside ours. The version changes with every other resource: only a generation that
+    # is newly programmed writes it.
+    same = all(held.get(condition["type"]) == condition for condition in conditions)
+    unchanged = same and present.get("observedGeneration") == generation
     if unchanged and (present.get("programmedVersion") or not version):
         return None
     return {**status, **({"programmedVersion": version} if version else {})}
