@@ -23,6 +23,8 @@ _PREFIX = re.compile(r"^(?:HTTP )?\d{3}(?: \(\d{3}\))?[:\s]+", re.ASCII)
 _BOTOCORE = re.compile(r"An error occurred \((\w{1,80})\) when calling", re.ASCII)
 _BRACKETED = re.compile(r"\[(\d{3}) [A-Z][\w ]{1,40}\]", re.ASCII)
 _DURATION = re.compile(r"\d{1,9}(\.\d{1,9})?s", re.ASCII)
+# What a message quotes of the request. What follows a key of JSON, or of Python, is the message itself.
+_CITED = re.compile(r"""(?<!\w)(?<!["']:)(?<!["']: )(["'`])[^"'`{}]{1,300}\1(?!\w)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class Fault:
     def text(self) -> str:
         """The message, lower case, on one line."""
         return " ".join(self.message.lower().replace("\u2019", "'").split())
+
+    @property
+    def own_text(self) -> str:
+        """`text` without what it quotes: a value of the request that is echoed says nothing of the provider."""
+        return _CITED.sub("", self.text)
 
     @property
     def headers(self) -> Mapping[str, str]:
