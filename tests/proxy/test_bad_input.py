@@ -201,12 +201,21 @@ async def overloaded_stream(exchange: Exchange) -> None:
     await exchange.send(b"0\r\n\r\n")
 
 
+async def error_as_success(exchange: Exchange) -> None:
+    body = b'{"error": {"message": "upstream fell over", "code": 502}, "user_id": "u"}'
+    await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
+    await exchange.send(body[:30])
+    await asyncio.sleep(0.05)
+    await exchange.send(body[30:])
+
+
 @pytest.mark.parametrize(
     ("script", "error_class", "fault"),
     [
         (hang_up, ErrorClass.NETWORK, "network"),
         (silent, ErrorClass.NETWORK, "first_byte"),
         (overloaded_stream, ErrorClass.OVERLOAD, None),
+        (error_as_success, ErrorClass.SERVER, None),
     ],
 )
 async def test_a_failure_of_which_nothing_reached_the_app_is_the_brokers_to_decide(script, error_class, fault):

@@ -187,6 +187,8 @@ STREAMS: list[tuple[str, Any, dict[str, Any]]] = [
     ("openai", {"type": "response.created", "response": {"id": "x", "error": None}}, {"class": "ok"}),
     ("groq", {"error": {"message": "x", "type": "invalid_request_error", "status_code": 400}}, {"class": "invalid"}),
     ("openrouter", {"id": "x", "error": {"code": 502, "message": "x"}, "choices": []}, {"class": "server_error"}),
+    ("openrouter", {"id": "x", "choices": [{"finish_reason": "error", "error": {"code": 429, "message": "Too fast"}}]}, {"class": "quota_requests"}),
+    ("mistral", {"object": "error", "message": "Service tier capacity exceeded", "type": "invalid_request_error"}, {"class": "overloaded"}),
     ("bedrock", {"throttlingException": {"message": "Too many tokens"}}, {"class": "quota_tokens"}),
     ("bedrock", {"modelStreamErrorException": {"message": "x"}}, {"class": "server_error"}),
     ("gemini", [{"error": {"code": 503, "message": "x", "status": "UNAVAILABLE"}}], {"class": "overloaded"}),

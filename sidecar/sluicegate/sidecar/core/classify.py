@@ -125,7 +125,7 @@ def classify(provider: Provider, status: int, headers: Mapping[str, str], body: 
 def classify_stream_error(provider: Provider, headers: Mapping[str, str], body: object, dialect: str = "") -> Verdict:
     """The verdict on an error object that came inside a stream of status 200."""
     speech = speech_of(provider, dialect)
-    fault = fault_of(body)
+    fault = stream_fault(body) or fault_of(body)
     return _ruling(speech, fault.status, of_provider(headers), fault).verdict
 
 

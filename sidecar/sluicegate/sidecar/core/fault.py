@@ -106,7 +106,8 @@ def stream_fault(body: object, depth: int = 0) -> Fault:
             delta = _mapping(pairs.get("delta"))
             if delta.get("error"):  # Cohere, at the end of a message
                 return fault_of(delta)
-            failed = str(pairs.get("type", "")) in ("error", "response.failed")
+            # Mistral's and older vLLM's errors are no member of something else.
+            failed = pairs.get("object") == "error" or str(pairs.get("type", "")) in ("error", "response.failed")
             return fault_of(pairs) if pairs.get("error") or inner.get("error") or named or failed else NOTHING
         case _:
             return NOTHING
