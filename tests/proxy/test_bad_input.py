@@ -234,6 +234,20 @@ async def test_a_failure_of_which_nothing_reached_the_app_is_the_brokers_to_deci
             assert s.sample(name, provider="openai", fault=fault) == 1
 
 
+async def test_a_fault_of_the_sidecars_own_leaves_no_reservation_behind(monkeypatch: pytest.MonkeyPatch):
+    def fault(*_: object) -> None:
+        raise ValueError("a defect")
+
+    async with stand(complete) as s:
+        with monkeypatch.context() as patched:
+            patched.setattr("sluicegate.sidecar.call.read_meters", fault)
+            status, _, _ = await post(s, CHAT)
+        assert status == 503
+        await s.broker.until(lambda: bool(s.broker.ends))
+        assert [(class_of(end), end.dispatched) for end in s.broker.ends] == [(ErrorClass.CANCELLED, True)]
+        await next_call_works(s, 2)
+
+
 async def endless_header(exchange: Exchange) -> None:
     await exchange.send(b"HTTP/1.1 200 OK\r\nx-large: " + b"x" * 20_000 + b"\r\ncontent-length: 2\r\n\r\n{}")
 

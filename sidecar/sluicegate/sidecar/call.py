@@ -106,12 +106,13 @@ class Call:
                         return await ending.reject(answer, failure)
                     case _:
                         assert_never(answer)
-        except (ClientGoneError, asyncio.CancelledError):
-            books.client_gone()
-            raise
         except UpstreamError:
             # It broke in the middle: the app's connection is cut off already, and the attempt settled.
             raise ClientGoneError from None
+        except BaseException as problem:
+            # Also of a fault of our own the broker learns that the call is over.
+            books.client_gone(counts=isinstance(problem, ClientGoneError | asyncio.CancelledError))
+            raise
 
     def _beyond_one_request(self) -> list[range] | None:
         """The parts of a call that has more inputs or tokens than its provider takes in one request; else None."""
