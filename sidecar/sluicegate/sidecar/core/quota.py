@@ -123,7 +123,9 @@ def quota_ruling(speech: Speech, status: int, headers: Mapping[str, str], fault:
     readings = read(speech, {"date": headers.get("date", ""), **told} if told else headers)
     until = parse_epoch(told.get("x-ratelimit-reset", ""))
     resource, window, why = _meter(speech, headers, fault, readings)
-    never = too_large(fault) or (speech.google and _no_quota(fault)) or limit == 0
+    if speech.google and _no_quota(fault):
+        limit = 0.0
+    never = too_large(fault) or limit == 0
     hint, hint_from = hint_of(headers, fault)
     wait = None if never else _wait(speech, headers, readings, fault, resource, window, hint)
     if wait is None and not never and limit and used is not None and requested is not None:
