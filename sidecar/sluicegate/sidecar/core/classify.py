@@ -45,12 +45,21 @@ _BILLING_TEXTS = (
     "maximum billing reached",
     "monthly spending limit",
     "monthly spending cap",
+    "monthly spend limit",
     "insufficient credit",
     "doesn't have any credits",
     "run out of credits",
 )
-_AUTH_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error", "API_KEY_INVALID"})
-_AUTH_TEXTS = ("incorrect api key", "api key not valid", "invalid api key")
+_AUTH_CODES = frozenset(
+    {"invalid_api_key", "authentication_error", "permission_error", "API_KEY_INVALID", "access_terminated"}
+)
+_AUTH_TEXTS = (
+    "incorrect api key",
+    "api key not valid",
+    "api key expired",
+    "invalid api key",
+    "organization has been disabled",
+)
 _OVERLOAD_CODES = frozenset(
     {
         "overloaded_error",
