@@ -103,9 +103,10 @@ def stream_fault(body: object, depth: int = 0) -> Fault:
             first = _mapping(next(iter(_items(pairs.get("choices"))), None))
             if first.get("error"):  # OpenRouter, after the model began
                 return fault_of(first)
-            delta = _mapping(pairs.get("delta"))
-            if delta.get("error"):  # Cohere, at the end of a message
-                return fault_of(delta)
+            # Cohere, at the end of a message; OpenAI's realtime API, in `response.done`.
+            for ended in (_mapping(pairs.get("delta")), _mapping(inner.get("status_details"))):
+                if ended.get("error"):
+                    return fault_of(ended)
             # Mistral's and older vLLM's errors are no member of something else.
             failed = pairs.get("object") == "error" or str(pairs.get("type", "")) in ("error", "response.failed")
             return fault_of(pairs) if pairs.get("error") or inner.get("error") or named or failed else NOTHING

@@ -281,6 +281,9 @@ def _wait(
         # A hint without a fraction was cut: RetryInfo 48s stood for 48.94.
         return hint + 1.0 if fault.retry_delay == hint and speech.google else hint
     resets = [meter.reset for meter in empty if meter.reset is not None]
+    # What a rejection says of a limit without its figures (Azure in 2023).
+    bare = [one for one in readings.shown if one.limit is None and one.remaining is None and one.label == resource]
+    resets += [one.reset for one in bare if one.reset]
     if resets:
         return max(resets)
     return MINUTE if hint is not None else None

@@ -79,6 +79,7 @@ PERPLEXITY = Speech("perplexity", codes={"too_many_prompt_tokens": ErrorClass.CO
 HUGGING_FACE = Speech(
     "huggingface",
     shape=Shape.STRUCTURED,
+    codes={"validation": ErrorClass.INVALID},
     phrases=(
         Phrase("`inputs` must have less than", ErrorClass.CONTEXT_LENGTH),
         Phrase("`inputs` tokens + `max_new_tokens` must be", ErrorClass.CONTEXT_LENGTH),
