@@ -181,6 +181,9 @@ def _of_object(outer: Mapping[str, Any], depth: int) -> Fault:
     given: object = outer.get("error") or next(iter(_items(outer.get("errors"))), None)
     inner = _mapping(next(iter(_items(given)), given))
     if not inner:
+        for nested in (outer.get("message"), outer.get("detail")):
+            if _mapping(nested) and depth < _MAX_DEPTH and (found := _of_object(_mapping(nested), depth + 1)):
+                return replace(found, codes=found.codes | _fault({**outer, "message": ""}, {}).codes)
         said = (given, outer.get("message"), outer.get("Message"), outer.get("detail"))
         inner = {**outer, "message": ". ".join(part for part in map(_prose, said) if part)}
     message = inner.get("message")
@@ -221,8 +224,9 @@ def _fault(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Fault:
         delay = _delay(entry.get("retryDelay"), delay)
     metadata = _mapping(inner.get("metadata"))
     message = _string(inner.get("message"))
-    if metadata.get("raw"):
-        message = f"{message} {_string(metadata['raw'])}"
+    if metadata.get("raw"):  # what the provider behind OpenRouter said
+        raw = metadata["raw"]
+        message = f"{message} {fault_of(_string(raw) or raw, 2).message}"
     return Fault(
         frozenset(codes - {""}),
         message,
