@@ -393,6 +393,18 @@ def test_too_large_teaches_the_limit():
     assert budget.never_fits(call(40_000)) == (TOKENS, 30_000)
 
 
+def test_a_model_without_quota_and_a_request_too_large_do_not_stop_the_others_of_the_pool():
+    for rejection in (
+        QuotaRejection(Resource.REQUESTS, None, None, never_fits=True, limit=0),
+        QuotaRejection(Resource.TOKENS, None, None, never_fits=True, limit=0),
+        QuotaRejection(Resource.REQUESTS, None, None, never_fits=True),
+    ):
+        budget = observed(openai(), 60_000)
+        budget.reserve("a", call(10), 0.0)
+        assert budget.reject("a", rejection, 0.0) == math.inf
+        assert budget.never_fits(call(40_000)) is None
+
+
 def test_rejections_of_unknown_calls_and_of_pools_without_meters():
     assert openai().reject("ghost", QuotaRejection(retry_after=7.0), 100.0) == 107.0
     empty = Budget(pool(), 0.0)

@@ -201,12 +201,21 @@ async def overloaded_stream(exchange: Exchange) -> None:
     await exchange.send(b"0\r\n\r\n")
 
 
+async def error_as_success(exchange: Exchange) -> None:
+    body = b'{"error": {"message": "upstream fell over", "code": 502}, "user_id": "u"}'
+    await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
+    await exchange.send(body[:30])
+    await asyncio.sleep(0.05)
+    await exchange.send(body[30:])
+
+
 @pytest.mark.parametrize(
     ("script", "error_class", "fault"),
     [
         (hang_up, ErrorClass.NETWORK, "network"),
         (silent, ErrorClass.NETWORK, "first_byte"),
         (overloaded_stream, ErrorClass.OVERLOAD, None),
+        (error_as_success, ErrorClass.SERVER, None),
     ],
 )
 async def test_a_failure_of_which_nothing_reached_the_app_is_the_brokers_to_decide(script, error_class, fault):
@@ -223,6 +232,20 @@ async def test_a_failure_of_which_nothing_reached_the_app_is_the_brokers_to_deci
         if fault:
             name = "sluicegate_sidecar_response_faults_total"
             assert s.sample(name, provider="openai", fault=fault) == 1
+
+
+async def test_a_fault_of_the_sidecars_own_leaves_no_reservation_behind(monkeypatch: pytest.MonkeyPatch):
+    def fault(*_: object) -> None:
+        raise ValueError("a defect")
+
+    async with stand(complete) as s:
+        with monkeypatch.context() as patched:
+            patched.setattr("sluicegate.sidecar.call.read_meters", fault)
+            status, _, _ = await post(s, CHAT)
+        assert status == 503
+        await s.broker.until(lambda: bool(s.broker.ends))
+        assert [(class_of(end), end.dispatched) for end in s.broker.ends] == [(ErrorClass.CANCELLED, True)]
+        await next_call_works(s, 2)
 
 
 async def endless_header(exchange: Exchange) -> None:

@@ -333,9 +333,11 @@ async def test_failover_to_another_provider_takes_that_pools_own_key(tmp_path):
         return granted(call, attempt, "claude", model="claude-x", outcome=outcome, reason="fallback")
 
     async with stand(complete, policy, credentials_dir=tmp_path) as s:
-        status, headers, _ = await post(s, CHAT)
+        others = {"x_api_key": "a", "api_key": "b", "x_goog_api_key": "c", "openai_project": "d", "cookie": "e=f"}
+        status, headers, _ = await post(s, CHAT, **others)
         assert (status, headers["x-sluicegate-pool"]) == (200, "claude")
         sent = s.provider.requests[0]
+        assert [sent.header(name.replace("_", "-")) for name in others] == [None] * len(others)
         assert sent.line.startswith("POST /v1/chat/completions ")
         assert sent.header("authorization") == "Bearer their-key"
         assert list(s.broker.hellos[0].authenticated_pools) == ["claude"]

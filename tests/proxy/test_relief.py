@@ -23,8 +23,9 @@ from sluicegate.testing.emulator import Emulator, EmulatorConfig, serve
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from sluicegate.wire import convert
-from sluicegate.wire.words import Reason
+from sluicegate.wire.words import ErrorClass, Reason
 from tests.proxy.scripted import Exchange, eventually, granted, rejected, stand
+from tests.proxy.test_calls import post
 
 POOLS = {
     "gpt": (["gpt-4o"], 6_000),
@@ -211,6 +212,30 @@ async def test_one_parts_final_failure_is_that_of_the_whole_and_the_others_settl
         assert len(numbers) == sent
         gate.set()
         await client.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "error_class"),
+    [
+        (b"not gzip", "content-type: application/json\r\ncontent-encoding: gzip", 502, ErrorClass.NETWORK),
+        (b'{"error": {"message": "pay", "code": "insufficient_quota"}}', "x-a: b", 200, ErrorClass.BILLING),
+    ],
+)
+async def test_a_part_that_makes_no_sense_or_says_an_error_settles_as_that(
+    body: bytes, headers: str, status: int, error_class: ErrorClass
+):
+    async def script(exchange: Exchange) -> None:
+        await exchange.reply(body, headers=headers)
+
+    def policy(call: pb.CallRequest, attempt: int) -> pb.Grant | pb.Reject:
+        return never_whole(call, attempt) if attempt == 1 else rejected(call, Reason.BILLING)
+
+    async with stand(script, policy) as s:
+        got, _, _ = await post(s, EMBEDDINGS, "/openai/v1/embeddings")
+        assert got == status
+        await s.broker.until(lambda: len(s.broker.settlements) + len(s.broker.cancels) >= len(s.broker.acquires) - 1)
+        told = {convert.ERROR_CLASS.from_proto(end.error_class) for end in s.broker.settlements}
+        assert told - {ErrorClass.CANCELLED} == {error_class}
 
 
 async def test_a_client_that_goes_away_takes_all_parts_with_it():

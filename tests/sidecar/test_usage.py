@@ -127,6 +127,8 @@ def test_usage_of_the_other_wires(wire: Wire, whole: bytes, usage: Usage, at: li
         (Wire.RESPONSES, data({"type": "response.failed", "response": {"error": {"code": "server_error"}}})),
         (Wire.RESPONSES, b"event: error\n" + data({"type": "error", "code": "x", "message": "flat"})),
         (Wire.CHAT, b"event: error\ndata: not json\n\n"),
+        (Wire.CHAT, data({"object": "error", "message": "boom", "type": "server_error", "code": 500})),
+        (Wire.CHAT, data({"choices": [{"delta": {}, "finish_reason": "error", "error": {"code": 502}}]})),
     ],
 )
 def test_errors_inside_a_stream(wire: Wire, stream: bytes):

@@ -21,7 +21,7 @@ from sluicegate.sidecar.core.headers import read_meters
 from sluicegate.sidecar.core.plan import Step
 from sluicegate.sidecar.core.providers import Wire
 from sluicegate.sidecar.core.split import balanced, inputs_of
-from sluicegate.sidecar.core.usage import STREAMS, EventReader, OpaqueReader, reader_for
+from sluicegate.sidecar.core.usage import EventReader, OpaqueReader, reader_for
 from sluicegate.sidecar.core.verdict import NETWORK, NOT_SENT, SUCCESS, Verdict
 from sluicegate.sidecar.ending import Ending, Failure
 from sluicegate.sidecar.inbound import Inbound, backward_headers
@@ -106,12 +106,13 @@ class Call:
                         return await ending.reject(answer, failure)
                     case _:
                         assert_never(answer)
-        except (ClientGoneError, asyncio.CancelledError):
-            books.client_gone()
-            raise
         except UpstreamError:
             # It broke in the middle: the app's connection is cut off already, and the attempt settled.
             raise ClientGoneError from None
+        except BaseException as problem:
+            # Also of a fault of our own the broker learns that the call is over.
+            books.client_gone(counts=isinstance(problem, ClientGoneError | asyncio.CancelledError))
+            raise
 
     def _beyond_one_request(self) -> list[range] | None:
         """The parts of a call that has more inputs or tokens than its provider takes in one request; else None."""
@@ -196,7 +197,7 @@ class Call:
         except UpstreamError as problem:
             books.count_fault(provider.value, problem.fault)
             return Failure(NETWORK, True, message=str(problem))
-        if isinstance(reader, STREAMS) and reader.error is not None:
+        if reader.error is not None:
             verdict = classify_stream_error(provider, upstream.headers, reader.error, way.dialect)
             if verdict.retriable and grant.pool:
                 if alters:

@@ -10,6 +10,7 @@ fails for good fails the whole with its own error, and the others are cancelled.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from dataclasses import dataclass, replace
 
 import orjson
@@ -153,8 +154,8 @@ class Parts:
                 message.criticality.deadline.CopyFrom(convert.to_duration(max(0.0, left)))
             try:
                 answer = await self._served(inbound, books, message)
-            except asyncio.CancelledError:
-                books.client_gone(counts=False)
+            except BaseException:
+                books.client_gone(counts=False)  # whatever broke it, the broker learns that the part is over
                 raise
             self._held += len(answer[0])
             self._done[number] = (answer, books)
@@ -211,8 +212,16 @@ class Parts:
         data = await _read(upstream, _MAX_ERROR_BODY if failed else _MAX_ANSWER - self._held)
         if coding.lower() != "identity":
             decoder = decoder_for(coding)
-            data = decoder.decompress(data, _MAX_ANSWER) if decoder is not None else data
-        if failed:
+            try:
+                data = decoder.decompress(data, _MAX_ANSWER) if decoder is not None else data
+            except zlib.error:
+                raise UpstreamError("garbage", "a part is not what its coding says", dispatched=True) from None
+        reader = reader_for(inbound.api.wire, "application/json")
+        if not failed:
+            reader.receive_data(data)
+            reader.receive_end()
+        if failed or reader.error is not None:
+            # An error inside a success is judged as one, whatever its status.
             verdict = classify(provider, upstream.status, upstream.headers, content_of(data, ""), way.dialect)
             failure = Failure(verdict, True, upstream.status, headers, data, reason=upstream.reason)
             if verdict.retriable and grant.pool:
@@ -220,9 +229,7 @@ class Parts:
             books.plan.advance(Step.ACCEPTED)
             books.finish(Step.ENDED, verdict)
             raise PartFailedError(books, None, failure)
-        reader = books.reader = reader_for(inbound.api.wire, "application/json")
-        reader.receive_data(data)
-        reader.receive_end()
+        books.reader = reader
         books.plan.advance(Step.ACCEPTED)
         books.finish(Step.ENDED, SUCCESS)
         return data, headers

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass, field
 
@@ -10,10 +11,11 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
-from sluicegate.sidecar.core.usage import STREAMS, OpaqueReader, Reader
+from sluicegate.sidecar.core.usage import STREAMS, JsonReader, OpaqueReader, Reader
 from sluicegate.sidecar.upstream import UpstreamError, UpstreamResponse
 
 _PIECE = 1024 * 1024
+_ERROR = re.compile(rb'\s*\{\s*"error"\s*:')
 
 
 class ClientGoneError(Exception):
@@ -162,10 +164,12 @@ async def relay(
 
 async def first_bytes(body: Body) -> bytes:
     """Reads until there is something for the app, so that an error at the head of a stream is seen before anything
-    is sent. Only streams wait; other bodies give what they have."""
+    is sent. Only streams wait, and a body that begins with an error, until it is whole; others give what they have."""
     data = b""
     while not body.ended and not data:
         data = await body.next()
         if not isinstance(body.reader, STREAMS):
             break
+    while not body.ended and isinstance(body.reader, JsonReader) and len(data) <= _PIECE and _ERROR.match(data):
+        data += await body.next()
     return data

@@ -16,7 +16,7 @@ import orjson
 from multidict import CIMultiDict
 
 from sluicegate.sidecar.core.errors import Refusal, refuse
-from sluicegate.sidecar.core.providers import OPENAI_WIRE, Api, ErrorShape, ProviderTable, Wire
+from sluicegate.sidecar.core.providers import OPENAI_WIRE, PERSONAL, Api, ErrorShape, ProviderTable, Wire
 from sluicegate.sidecar.core.routes import Route, Routes, join
 from sluicegate.sidecar.inbound import Inbound, onward_headers, without_credentials
 from sluicegate.sidecar.upstream import check_endpoint
@@ -68,7 +68,7 @@ def way_of(inbound: Inbound, grant: pb.Grant, routes: Routes, credentials: Mappi
         if elsewhere or grant.pool_credential or not _akin(table.provider, inbound.table.provider):
             key = credentials.get(route.pool, "")
             own = not grant.pool_credential and _at_home(inbound, route, routes)
-            refusal = _change_key(inbound, route, key, headers, own=own)
+            refusal = _change_key(route, key, headers, own=own)
             if refusal is not None:
                 return refusal
             if key:
@@ -106,16 +106,15 @@ def _at_home(inbound: Inbound, route: Route, routes: Routes) -> bool:
     return route.provider is inbound.table.provider and places == {route.endpoint}
 
 
-def _change_key(inbound: Inbound, route: Route, key: str, headers: CIMultiDict[str], *, own: bool) -> Refusal | None:
+def _change_key(route: Route, key: str, headers: CIMultiDict[str], *, own: bool) -> Refusal | None:
     """Takes the app's key and account out of `headers` where the pool has a key of its own. `own`: else the app's will
     do."""
     if not key and not own:
         text = f"there is no credential for pool {route.pool!r}, and the app's own never goes to another account"
         return refuse(403, Reason.ACCESS_DENIED, text, pool=route.pool)
     if key:
-        for table in (inbound.table, route.table):
-            for name in (*table.credentials, *table.account_headers):
-                headers.popall(name, None)
+        for name in PERSONAL:
+            headers.popall(name, None)
     return None
 
 

@@ -242,7 +242,9 @@ class Budget:
             return now + (sane(rejection.retry_after, high=MINUTE) or 1.0)
         amount = call.charge.of(meter.key.resource)
         if rejection.never_fits:
-            meter.too_large(amount, rejection.limit, call.granted_at)
+            # A limit of 0 is that of a model without quota: the others of the pool go on. Every call is one request.
+            if rejection.limit != 0 and meter.key.resource is not Resource.REQUESTS:
+                meter.too_large(amount, rejection.limit, call.granted_at)
             return math.inf
         told = rejection.retry_after
         if told is not None and sane(told) is None:

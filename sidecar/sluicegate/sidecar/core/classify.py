@@ -2,10 +2,11 @@
 """What a provider's response was: one class out of `ErrorClass`, and for a quota which meter and how long.
 
 The rules are tried in order and the first match wins; codes come before texts, and texts are looked for only in the
-parsed message, since providers echo prompts. One status 429 is at least six different things (a minute's limit, a
-day's, a request larger than the limit, an unpaid account, shared capacity, a missing entitlement), and an error
-inside a stream comes with status 200: the same rules then apply to the embedded object. What differs between providers
-is in `dialects`; what all share is below.
+parsed message, since providers echo prompts. Billing and overload stop a whole pool: their texts are believed only
+outside of quotation marks, and not where a model or a field is what the error complains of. One status 429 is at least
+six different things (a minute's limit, a day's, a request larger than the limit, an unpaid account, shared capacity, a
+missing entitlement), and an error inside a stream comes with status 200: the same rules then apply to the embedded
+object. What differs between providers is in `dialects`; what all share is below.
 """
 
 from __future__ import annotations
@@ -44,12 +45,21 @@ _BILLING_TEXTS = (
     "maximum billing reached",
     "monthly spending limit",
     "monthly spending cap",
+    "monthly spend limit",
     "insufficient credit",
     "doesn't have any credits",
     "run out of credits",
 )
-_AUTH_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error", "API_KEY_INVALID"})
-_AUTH_TEXTS = ("incorrect api key", "api key not valid", "invalid api key")
+_AUTH_CODES = frozenset(
+    {"invalid_api_key", "authentication_error", "permission_error", "API_KEY_INVALID", "access_terminated"}
+)
+_AUTH_TEXTS = (
+    "incorrect api key",
+    "api key not valid",
+    "api key expired",
+    "invalid api key",
+    "organization has been disabled",
+)
 _OVERLOAD_CODES = frozenset(
     {
         "overloaded_error",
@@ -109,6 +119,9 @@ _QUOTA_CODES = frozenset(
 )
 _SERVER_CODES = frozenset({"server_error", "api_error", "timeout_error", "internal_error", "INTERNAL"})
 _INVALID_CODES = frozenset({"invalid_request_error", "not_found_error", "invalid_prompt", "INVALID_ARGUMENT"})
+_STOPS = frozenset({ErrorClass.BILLING, ErrorClass.OVERLOAD})
+_OF_THE_CALL = frozenset({404, 405, 422})
+_NAMES_A_MODEL = frozenset({"model_not_found", "invalid_model", "not_found_error", "NOT_FOUND"})
 
 OK = Ruling(ErrorClass.NONE, "the provider served it")
 
@@ -121,7 +134,7 @@ def classify(provider: Provider, status: int, headers: Mapping[str, str], body: 
 def classify_stream_error(provider: Provider, headers: Mapping[str, str], body: object, dialect: str = "") -> Verdict:
     """The verdict on an error object that came inside a stream of status 200."""
     speech = speech_of(provider, dialect)
-    fault = fault_of(body)
+    fault = stream_fault(body) or fault_of(body)
     return _ruling(speech, fault.status, of_provider(headers), fault).verdict
 
 
@@ -154,10 +167,11 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
     """The first rule that matches, and its words."""
     text = fault.text
     codes = fault.codes | _amazon(headers)
+    of_pool = "" if status in _OF_THE_CALL or codes & _NAMES_A_MODEL else fault.own_text
     own = next((speech.codes[code] for code in sorted(codes) if code in speech.codes), None)
-    said = next((phrase for phrase in speech.phrases if phrase.text in text), None)
+    said = next((one for one in speech.phrases if one.text in (of_pool if one.error_class in _STOPS else text)), None)
 
-    def words(texts: tuple[str, ...]) -> str:
+    def words(texts: tuple[str, ...], text: str = text) -> str:
         return next((known for known in texts if known in text), "")
 
     def named(known: frozenset[str]) -> str:
@@ -168,7 +182,7 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
         return ErrorClass.BILLING, f"code {code}"
     if status == 402 and not in_flight:
         return ErrorClass.BILLING, "status 402"
-    if found := words(_BILLING_TEXTS):
+    if found := words(_BILLING_TEXTS, of_pool):
         return ErrorClass.BILLING, f"text {found!r}"
     if own is ErrorClass.BILLING:
         return ErrorClass.BILLING, f"code {_which(speech, codes, own)}"
@@ -198,7 +212,7 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
         return ErrorClass.OVERLOAD, f"code {code}"
     if own is ErrorClass.OVERLOAD:
         return ErrorClass.OVERLOAD, f"code {_which(speech, codes, own)}"
-    if found := words(_OVERLOAD_TEXTS):
+    if found := words(_OVERLOAD_TEXTS, of_pool):
         return ErrorClass.OVERLOAD, f"text {found!r}"
     if said and said.error_class is ErrorClass.OVERLOAD:
         return ErrorClass.OVERLOAD, f"text {said.text!r}"
@@ -209,7 +223,7 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
             return ErrorClass.CONTEXT_LENGTH, f"text {said.text!r}"
         if found := words(_CONTEXT_TEXTS):
             return ErrorClass.CONTEXT_LENGTH, f"text {found!r}"
-    if too_large(fault):
+    if status in (0, 413, 429) and too_large(fault):
         return ErrorClass.QUOTA, "the request is larger than the limit"
     if status == 429:
         return ErrorClass.QUOTA, "status 429"

@@ -23,6 +23,8 @@ _PREFIX = re.compile(r"^(?:HTTP )?\d{3}(?: \(\d{3}\))?[:\s]+", re.ASCII)
 _BOTOCORE = re.compile(r"An error occurred \((\w{1,80})\) when calling", re.ASCII)
 _BRACKETED = re.compile(r"\[(\d{3}) [A-Z][\w ]{1,40}\]", re.ASCII)
 _DURATION = re.compile(r"\d{1,9}(\.\d{1,9})?s", re.ASCII)
+# What a message quotes of the request. What follows a key of JSON, or of Python, is the message itself.
+_CITED = re.compile(r"""(?<!\w)(?<!["']:)(?<!["']: )(["'`])[^"'`{}]{1,300}\1(?!\w)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class Fault:
     def text(self) -> str:
         """The message, lower case, on one line."""
         return " ".join(self.message.lower().replace("\u2019", "'").split())
+
+    @property
+    def own_text(self) -> str:
+        """`text` without what it quotes: a value of the request that is echoed says nothing of the provider."""
+        return _CITED.sub("", self.text)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -96,10 +103,12 @@ def stream_fault(body: object, depth: int = 0) -> Fault:
             first = _mapping(next(iter(_items(pairs.get("choices"))), None))
             if first.get("error"):  # OpenRouter, after the model began
                 return fault_of(first)
-            delta = _mapping(pairs.get("delta"))
-            if delta.get("error"):  # Cohere, at the end of a message
-                return fault_of(delta)
-            failed = str(pairs.get("type", "")) in ("error", "response.failed")
+            # Cohere, at the end of a message; OpenAI's realtime API, in `response.done`.
+            for ended in (_mapping(pairs.get("delta")), _mapping(inner.get("status_details"))):
+                if ended.get("error"):
+                    return fault_of(ended)
+            # Mistral's and older vLLM's errors are no member of something else.
+            failed = pairs.get("object") == "error" or str(pairs.get("type", "")) in ("error", "response.failed")
             return fault_of(pairs) if pairs.get("error") or inner.get("error") or named or failed else NOTHING
         case _:
             return NOTHING
@@ -172,6 +181,9 @@ def _of_object(outer: Mapping[str, Any], depth: int) -> Fault:
     given: object = outer.get("error") or next(iter(_items(outer.get("errors"))), None)
     inner = _mapping(next(iter(_items(given)), given))
     if not inner:
+        for nested in (outer.get("message"), outer.get("detail")):
+            if _mapping(nested) and depth < _MAX_DEPTH and (found := _of_object(_mapping(nested), depth + 1)):
+                return replace(found, codes=found.codes | _fault({**outer, "message": ""}, {}).codes)
         said = (given, outer.get("message"), outer.get("Message"), outer.get("detail"))
         inner = {**outer, "message": ". ".join(part for part in map(_prose, said) if part)}
     message = inner.get("message")
@@ -212,8 +224,9 @@ def _fault(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Fault:
         delay = _delay(entry.get("retryDelay"), delay)
     metadata = _mapping(inner.get("metadata"))
     message = _string(inner.get("message"))
-    if metadata.get("raw"):
-        message = f"{message} {_string(metadata['raw'])}"
+    if metadata.get("raw"):  # what the provider behind OpenRouter said
+        raw = metadata["raw"]
+        message = f"{message} {fault_of(_string(raw) or raw, 2).message}"
     return Fault(
         frozenset(codes - {""}),
         message,

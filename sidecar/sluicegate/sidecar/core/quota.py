@@ -123,7 +123,9 @@ def quota_ruling(speech: Speech, status: int, headers: Mapping[str, str], fault:
     readings = read(speech, {"date": headers.get("date", ""), **told} if told else headers)
     until = parse_epoch(told.get("x-ratelimit-reset", ""))
     resource, window, why = _meter(speech, headers, fault, readings)
-    never = too_large(fault) or (speech.google and _no_quota(fault)) or limit == 0
+    if speech.google and _no_quota(fault):
+        limit = 0.0
+    never = too_large(fault) or limit == 0
     hint, hint_from = hint_of(headers, fault)
     wait = None if never else _wait(speech, headers, readings, fault, resource, window, hint)
     if wait is None and not never and limit and used is not None and requested is not None:
@@ -279,6 +281,9 @@ def _wait(
         # A hint without a fraction was cut: RetryInfo 48s stood for 48.94.
         return hint + 1.0 if fault.retry_delay == hint and speech.google else hint
     resets = [meter.reset for meter in empty if meter.reset is not None]
+    # What a rejection says of a limit without its figures (Azure in 2023).
+    bare = [one for one in readings.shown if one.limit is None and one.remaining is None and one.label == resource]
+    resets += [one.reset for one in bare if one.reset]
     if resets:
         return max(resets)
     return MINUTE if hint is not None else None

@@ -23,6 +23,7 @@ XAI = Speech(
         Phrase("tokens per minute (actual/limit)", ErrorClass.QUOTA, Resource.TOKENS, MINUTE),
         Phrase("requests per minute (actual/limit)", ErrorClass.QUOTA, Resource.REQUESTS, MINUTE),
         Phrase("requests per second (actual/limit)", ErrorClass.QUOTA, Resource.REQUESTS, SECOND),
+        Phrase("content violates usage guidelines", ErrorClass.CONTENT_POLICY),
     ),
 )
 
@@ -78,6 +79,7 @@ PERPLEXITY = Speech("perplexity", codes={"too_many_prompt_tokens": ErrorClass.CO
 HUGGING_FACE = Speech(
     "huggingface",
     shape=Shape.STRUCTURED,
+    codes={"validation": ErrorClass.INVALID},
     phrases=(
         Phrase("`inputs` must have less than", ErrorClass.CONTEXT_LENGTH),
         Phrase("`inputs` tokens + `max_new_tokens` must be", ErrorClass.CONTEXT_LENGTH),
@@ -104,6 +106,7 @@ COHERE = Speech(
         Phrase("calls / month", ErrorClass.QUOTA, Resource.REQUESTS, 30 * DAY),
         Phrase("api calls / month", ErrorClass.QUOTA, Resource.REQUESTS, 30 * DAY),
         Phrase("token rate limit exceeded", ErrorClass.QUOTA, Resource.TOKENS),
+        Phrase("total number of tokens in the prompt cannot exceed", ErrorClass.CONTEXT_LENGTH),
     ),
 )
 
@@ -128,6 +131,7 @@ BEDROCK = Speech(
         "ResourceNotFoundException": ErrorClass.INVALID,
     },
     phrases=(
+        Phrase("invalid_payment_instrument", ErrorClass.BILLING),
         Phrase("too many tokens per day", ErrorClass.QUOTA, Resource.TOKENS, DAY),
         Phrase("too many tokens", ErrorClass.QUOTA, Resource.TOKENS),
         Phrase("too many requests", ErrorClass.QUOTA, Resource.REQUESTS),

@@ -23,6 +23,9 @@ _BY_PROVIDER: dict[Provider, ProviderTable] = {table.provider: table for table i
 OPENAI_WIRE = frozenset({Provider.OPENAI, Provider.AZURE_OPENAI, Provider.OPENAI_COMPATIBLE})
 """Those whose own wire is OpenAI's."""
 
+PERSONAL = frozenset(name for table in MOUNTED for name in (*table.credentials, *table.account_headers)) | {"cookie"}
+"""Headers that may hold a key or name an account, of whichever provider: an app may send those of a gateway as well."""
+
 
 @lru_cache
 def taken_by(own: Provider, wire: Wire) -> tuple[Provider, ...]:
@@ -45,6 +48,7 @@ __all__ = [
     "MOUNTED",
     "OPENAI",
     "OPENAI_WIRE",
+    "PERSONAL",
     "Api",
     "ErrorShape",
     "Place",

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import orjson
 
+from sluicegate.sidecar.core.fault import stream_fault
 from sluicegate.sidecar.core.providers.api import Wire
 from sluicegate.sidecar.core.usage.counts import Tally, mapping, usage_of
 from sluicegate.sidecar.core.usage.reading import MAX_HELD, Read
@@ -63,8 +64,9 @@ class JsonReader:
                 self.broken += 1
                 body = None
             self.usage = usage_of(self._wire, body)
-            if mapping(body).get("error"):
-                self.error = mapping(body)
+            said = mapping(body)
+            if said.get("error") or stream_fault(said):
+                self.error = said
         self._held.clear()
         return Read(b"", True)
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import orjson
 
+from sluicegate.sidecar.core.fault import stream_fault
 from sluicegate.sidecar.core.providers.api import Wire
 from sluicegate.sidecar.core.usage.bodies import ends_generation
 from sluicegate.sidecar.core.usage.counts import Tally
@@ -183,7 +184,7 @@ class EventReader:
 
     def _learn(self, name: bytes, body: dict[str, Any]) -> bool:
         kind = body.get("type")
-        if name == b"error" or kind == "error" or kind == "response.failed" or body.get("error"):
+        if name == b"error" or kind == "error" or kind == "response.failed" or body.get("error") or stream_fault(body):
             if self.error is None:
                 self.error = body
             self._tally.fold(body.get("response"))
