@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
+import functools
+import json
 import sys
+import sysconfig
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +18,7 @@ from typing import Any
 import yaml
 from google.protobuf.message import Message
 
+import sluicegate
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from tests.bench import _peers
@@ -22,22 +28,32 @@ Document = dict[str, Any]
 BIN = Path(sys.executable).parent
 ENDLESS = 600_000_000_000
 """A limit per minute that nothing here reaches."""
+USED = 165
+"""Tokens of a call's usage."""
 
 
 def pool(name: str, models: list[str], endpoint: str = "http://127.0.0.1:1/v1") -> Document:
     """A pool's document whose limits never bind."""
-    limits = [{"resource": resource, "limit": ENDLESS, "window": "1m"} for resource in ("Requests", "Tokens")]
-    spec = {"provider": "OpenAI", "endpoint": endpoint, "models": models, "limits": limits}
+    spec = {"provider": "OpenAI", "endpoint": endpoint, "models": models, "limits": _limits()}
     return _document("ProviderPool", {"name": name}, spec)
 
 
-def tenants(count: int) -> list[Document]:
-    """Policies of `bench/t0`, `bench/t1`, ... over all tiers."""
+def tenants(count: int, bounded: str = "") -> list[Document]:
+    """Policies of `bench/t0`, `bench/t1`, ... over all tiers; with ceilings in the pool `bounded` that never bind."""
     tiers = ("Critical", "Premium", "Standard", "Free")
+    pools = {"pools": [{"name": bounded, "ceilings": _limits()}]} if bounded else {}
     return [
-        _document("TenantPolicy", {"name": f"t{n}", "namespace": "bench"}, {"tier": tiers[n % 4], "weight": 1 + n % 5})
+        _document(
+            "TenantPolicy",
+            {"name": f"t{n}", "namespace": "bench"},
+            {"tier": tiers[n % 4], "weight": 1 + n % 5, **pools},
+        )
         for n in range(count)
     ]
+
+
+def _limits() -> list[Document]:
+    return [{"resource": resource, "limit": ENDLESS, "window": "1m"} for resource in ("Requests", "Tokens")]
 
 
 def _document(kind: str, metadata: Document, spec: Document) -> Document:
@@ -58,11 +74,19 @@ class Served:
         return f"127.0.0.1:{self.port}"
 
 
+@functools.cache
+def _compile() -> None:
+    """Bytecode, as an image has it: whatever PYTHONDONTWRITEBYTECODE says, no start compiles sources."""
+    for folder in (*sluicegate.__path__, sysconfig.get_path("purelib")):
+        compileall.compile_dir(folder, quiet=2)
+
+
 @contextlib.contextmanager
 def broker(
     folder: Path, documents: list[Document], core: int = MEASURED, variant: str = "", port: int = 0
 ) -> Iterator[Served]:
-    """A broker with `documents`. `variant`: see `_variant.py`."""
+    """A broker with `documents`, all in effect. `variant`: see `_variant.py`."""
+    _compile()
     (folder / "documents.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper))
     port, admin_port = port or free_port(), free_port()
     start = [BIN / "sluicegate-broker"] if not variant else [sys.executable, "-m", "tests.bench._variant", variant]
@@ -70,7 +94,12 @@ def broker(
     command = [*start, *arguments, "--trust-claims", "--log-level", "warning"]
     with Program(command, core) as program:
         admin = f"http://127.0.0.1:{admin_port}"
-        yield Served(program, port, admin, program.until(f"{admin}/readyz"))
+        took = program.until(f"{admin}/readyz")
+        with urllib.request.urlopen(f"{admin}/debug/findings", timeout=5) as answer:
+            # A warning says that pods of one namespace are several tenants here; a tenant that is unknown is refused.
+            if findings := [found for found in json.load(answer) if found["severity"] != "warning"]:
+                raise RuntimeError(f"documents are not in effect: {findings}")
+        yield Served(program, port, admin, took)
 
 
 @contextlib.contextmanager
@@ -78,6 +107,7 @@ def sidecar(
     broker_address: str, core: int = MEASURED, variant: str = "", more: dict[str, str] | None = None
 ) -> Iterator[Served]:
     """A sidecar with its session."""
+    _compile()
     port, admin_port = free_port(), free_port()
     environment = {
         "SLUICEGATE_SIDECAR_BROKER": broker_address,
@@ -131,8 +161,8 @@ def observed() -> str:
 
 
 def settled() -> str:
-    """Its end."""
-    usage = types_pb2.Usage(input_tokens=105, output_tokens=60)
+    """Its end, with `USED` tokens."""
+    usage = types_pb2.Usage(input_tokens=USED - 60, output_tokens=60)
     return _hex(pb.Settlement(attempt=1, error_class=types_pb2.ERROR_CLASS_NONE, dispatched=True, usage=usage))
 
 

@@ -48,16 +48,24 @@ def main() -> None:
     bars(
         left,
         "Decisions per core-second",
-        "more is better",
+        "a decision: before and after an LLM call; more is better",
         [
             (
                 "Sluicegate,\n4 x 128 calls",
                 decisions["Sluicegate, batched, 4 sidecars x 128 calls per core-second"],
                 OURS,
             ),
-            ("ratelimit + Redis,\n128 calls", decisions["ratelimit, 128 calls at once per core-second"], THEIRS),
+            (
+                "ratelimit + Redis,\n128 calls",
+                decisions["ratelimit, per LLM call, 128 at once per core-second"],
+                THEIRS,
+            ),
             ("Sluicegate,\none at a time", decisions["Sluicegate, one at a time per core-second"], OURS),
-            ("ratelimit + Redis,\none at a time", decisions["ratelimit, one at a time per core-second"], THEIRS),
+            (
+                "ratelimit + Redis,\none at a time",
+                decisions["ratelimit, per LLM call, one at a time per core-second"],
+                THEIRS,
+            ),
         ],
     )
     ours, theirs = "Sluicegate's sidecar", "LiteLLM"

@@ -186,12 +186,10 @@ func call_on(members []*member, asks []template, tenants int, rate *atomic.Int64
 		last = now
 		for ; owed >= 1; owed-- {
 			m := members[rand.Intn(len(members))]
-			ask := asks[made%len(asks)]
-			tenant := fmt.Appendf(nil, "bench/t%d", made%tenants)
-			body := protowire.AppendBytes(protowire.AppendTag(append([]byte(nil), ask...), 6, protowire.BytesType), tenant)
+			ask := asks[made%len(asks)].of(made % tenants)
 			id := callID("f", made)
 			made++
-			message := template(body).with(id, nil, acquireField)
+			message := ask.with(id, nil, acquireField)
 			m.lock.Lock()
 			if m.stream != nil {
 				m.asked[string(id)] = time.Now()

@@ -24,7 +24,7 @@ const (
 	fallbackField = 3
 	rejectField   = 4
 	retryField    = 5
-	versionField  = 7
+	tenantField   = 6 // of CallRequest
 )
 
 type template []byte
@@ -43,6 +43,12 @@ func (t template) with(id, message []byte, field protowire.Number) []byte {
 	message = protowire.AppendTag(message, 1, protowire.BytesType)
 	message = protowire.AppendBytes(message, id)
 	return append(message, t...)
+}
+
+// A CallRequest of tenant bench/t<n>.
+func (t template) of(n int) template {
+	tenant := fmt.Appendf(nil, "bench/t%d", n)
+	return protowire.AppendBytes(protowire.AppendTag(append([]byte(nil), t...), tenantField, protowire.BytesType), tenant)
 }
 
 type call struct{ ask, observe, settle template }
