@@ -13,11 +13,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from sluicegate.wire.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PORTIONS = CONFIG["tool"]["hatch"]["build"]["dev-mode-dirs"]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+
+
+def test_the_version_is_said_alike() -> None:
+    chart = yaml.safe_load((ROOT / "charts/sluicegate/Chart.yaml").read_text())
+    assert CONFIG["project"]["version"] == VERSION == chart["appVersion"]
 
 
 def committed_files() -> list[Path]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import metadata
 
 from sluicegate.broker import answers
 from sluicegate.broker.configuration import Configuration
@@ -17,9 +16,9 @@ from sluicegate.v1 import config_service_pb2_grpc, introspection_service_pb2_grp
 from sluicegate.v1 import introspection_service_pb2 as pb
 from sluicegate.wire import errors
 from sluicegate.wire.errors import Refusal, Violation
+from sluicegate.wire.version import VERSION
 from sluicegate.wire.words import Reason
 
-PROGRAM = metadata.version("sluicegate")
 PAGE = 100
 MAX_PAGE = 1_000
 MAX_OFFSET = 200_000
@@ -72,7 +71,7 @@ class IntrospectionService(introspection_service_pb2_grpc.IntrospectionServiceSe
         return pb.ListPoolsResponse(
             pools=[answers.pool_status(s) for s in statuses if request.pool in ("", s.name)],
             config_version=self._runtime.snapshot.version,
-            broker_version=PROGRAM,
+            broker_version=VERSION,
         )
 
     async def ListTenants(  # noqa: N802

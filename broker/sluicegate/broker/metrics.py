@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Gauge, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -22,6 +21,7 @@ from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
 from sluicegate.wire.tallies import Count, Counts, Spread, Spreads
+from sluicegate.wire.version import VERSION
 from sluicegate.wire.words import ErrorClass, Outcome, Reason
 
 OTHER = "other"
@@ -106,7 +106,7 @@ class Metrics:
             "sluicegate_settlement_anomalies", "Absurd fields of settlements, counted as not said", ("field",), reg
         )
         build = Gauge("sluicegate_build_info", "1, labelled with the version", ("version",), registry=reg)
-        build.labels(_version()).set(1)
+        build.labels(VERSION).set(1)
         reg.register(_State(self, runtime, sessions, configuration, decisions))
 
     def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
@@ -374,10 +374,3 @@ class _State(Collector):
         )
         for name, text, read in counters:
             yield CounterMetricFamily(name, text, value=read())
-
-
-def _version() -> str:
-    try:
-        return version("sluicegate")
-    except PackageNotFoundError:
-        return "unknown"

@@ -10,7 +10,6 @@ import datetime as dt
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 
 from rich.console import Console
 
@@ -25,6 +24,7 @@ from sluicegate.cli.flags import add_cluster, add_output, add_system_namespace_a
 from sluicegate.cli.tables import out, structured
 from sluicegate.cli.views import bounded
 from sluicegate.wire import durations
+from sluicegate.wire.version import VERSION
 
 ALL: tuple[Check[World], ...] = (*KUBERNETES, *CONTROL_PLANE, *WEBHOOK, *CONFIGURATION, *WORKLOADS)
 _MARKS = {"ok": "√", "warn": "‼", "fail": "\u00d7", "skip": "-"}
@@ -63,7 +63,7 @@ async def _run(options: argparse.Namespace) -> int:
     waits = Console(stderr=True)
     drawn = options.output in ("table", "wide")
     async with reached(options) as client:
-        world = World(client, options, metadata.version("sluicegate"), dt.datetime.now(dt.UTC))
+        world = World(client, options, VERSION, dt.datetime.now(dt.UTC))
         category = ""
         with waits.status("checking") if waits.is_terminal and drawn else contextlib.nullcontext():
             async for outcome in run_checks(

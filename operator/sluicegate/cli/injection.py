@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 from sluicegate.cli.cluster import GROUP, Installation, UsageError, authorities, items
@@ -17,6 +16,7 @@ from sluicegate.injector.patch import Injection, Operation
 from sluicegate.injector.settings import Settings, read_settings
 from sluicegate.kube.client import Client
 from sluicegate.wire.environment import SettingsError
+from sluicegate.wire.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Injecting:
 
 def offline(image: str, broker: str, broker_ca: str) -> Injecting:
     """The defaults, without a cluster; `broker_ca` is PEM."""
-    injection = Injection(image=image, broker=broker, broker_ca=broker_ca, version=metadata.version("sluicegate"))
+    injection = Injection(image=image, broker=broker, broker_ca=broker_ca, version=VERSION)
     return Injecting(injection, frozenset(Settings().excluded_namespaces))
 
 
@@ -61,7 +61,7 @@ def _injection(settings: Settings, broker_ca: str, pools: Sequence[Mapping[str, 
         cpu_limit=settings.cpu_limit,
         environment=settings.environment,
         credentials=tuple(credentials_of(list(pools))),
-        version=metadata.version("sluicegate"),
+        version=VERSION,
     )
 
 

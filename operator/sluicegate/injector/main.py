@@ -17,7 +17,6 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from importlib import metadata
 from typing import Any
 
 from sluicegate.injector.patch import Credential, Injection
@@ -29,6 +28,7 @@ from sluicegate.kube.follow import collections
 from sluicegate.kube.tls_secret import follow
 from sluicegate.wire import logs
 from sluicegate.wire.environment import SettingsError
+from sluicegate.wire.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Injector:
             memory_limit=settings.memory_limit,
             cpu_limit=settings.cpu_limit,
             environment=settings.environment,
-            version=metadata.version("sluicegate"),
+            version=VERSION,
         )
         self._lacks = {"certificate", "broker authorities", "provider pools"}
         webhook = Webhook(

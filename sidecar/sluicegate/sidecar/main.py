@@ -10,7 +10,6 @@ import signal
 import sys
 import uuid
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -28,6 +27,7 @@ from sluicegate.sidecar.settings import Settings, SettingsError, read_settings
 from sluicegate.sidecar.tokenizer import Tokenizer
 from sluicegate.sidecar.upstream import HttpTransport, Timeouts
 from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.wire.version import VERSION
 
 if TYPE_CHECKING:
     from sluicegate.sidecar.tracing import Tracing
@@ -70,7 +70,7 @@ async def start_sidecar(settings: Settings, tracing: Tracing | None = None) -> R
     if tracing is None and settings.tracing:
         from sluicegate.sidecar.tracing import Tracing
 
-        tracing = Tracing(settings.namespace, settings.pod, _version())
+        tracing = Tracing(settings.namespace, settings.pod, VERSION)
     metrics = Metrics()
     credentials = KeyFiles(settings.credentials_dir, settings.credentials)
     hello = pb.Hello(
@@ -79,7 +79,7 @@ async def start_sidecar(settings: Settings, tracing: Tracing | None = None) -> R
         service_account=settings.service_account,
         pod=settings.pod,
         authenticated_pools=sorted(credentials),
-        version=_version(),
+        version=VERSION,
     )
     broker = BrokerClient(
         settings.broker,
@@ -141,13 +141,6 @@ async def _listen(runner: web.ServerRunner, host: str, port: int) -> int:
     await site.start()
     bound: int = runner.addresses[0][1]
     return bound
-
-
-def _version() -> str:
-    try:
-        return version("sluicegate")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 async def _serve(settings: Settings) -> None:

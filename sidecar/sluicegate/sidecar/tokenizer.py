@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import ctypes
 import functools
 import gzip
 import hashlib
@@ -66,12 +65,16 @@ def load_encoding(name: str) -> tiktoken.Encoding:
 
 def _trim() -> None:
     """Gives freed memory back to the system, where the C library can."""
+    import ctypes  # half a MB, as above
+
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _share_heap() -> None:
     """Keeps glibc from giving the tokenizer's thread a heap of its own: 5 MB that would lie idle beside the first."""
+    import ctypes
+
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
