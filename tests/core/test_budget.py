@@ -398,6 +398,7 @@ def test_a_model_without_quota_and_a_request_too_large_do_not_stop_the_others_of
         QuotaRejection(Resource.REQUESTS, None, None, never_fits=True, limit=0),
         QuotaRejection(Resource.TOKENS, None, None, never_fits=True, limit=0),
         QuotaRejection(Resource.REQUESTS, None, None, never_fits=True),
+        QuotaRejection(Resource.TOKENS, 86_400.0, None, never_fits=True, limit=20_000, requested=30_000),
     ):
         budget = observed(openai(), 60_000)
         budget.reserve("a", call(10), 0.0)

@@ -201,6 +201,15 @@ async def overloaded_stream(exchange: Exchange) -> None:
     await exchange.send(b"0\r\n\r\n")
 
 
+async def overloaded_after_comments(exchange: Exchange) -> None:
+    await exchange.stream_head()
+    for _ in range(3):
+        await exchange.chunk(b": PROCESSING\n\n")
+        await asyncio.sleep(0.05)
+    await exchange.chunk(OVERLOADED)
+    await exchange.send(b"0\r\n\r\n")
+
+
 async def error_as_success(exchange: Exchange) -> None:
     body = b'{"error": {"message": "upstream fell over", "code": 502}, "user_id": "u"}'
     await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
@@ -215,6 +224,7 @@ async def error_as_success(exchange: Exchange) -> None:
         (hang_up, ErrorClass.NETWORK, "network"),
         (silent, ErrorClass.NETWORK, "first_byte"),
         (overloaded_stream, ErrorClass.OVERLOAD, None),
+        (overloaded_after_comments, ErrorClass.OVERLOAD, None),
         (error_as_success, ErrorClass.SERVER, None),
     ],
 )
@@ -223,7 +233,8 @@ async def test_a_failure_of_which_nothing_reached_the_app_is_the_brokers_to_deci
         await (script if len(s.provider.requests) == 1 else complete)(exchange)
 
     async with stand(once, first_byte_timeout=0.4) as s:
-        status, headers, body = await post(s, {**CHAT, "stream": script is overloaded_stream})
+        streams = script in (overloaded_stream, overloaded_after_comments)
+        status, headers, body = await post(s, {**CHAT, "stream": streams})
         assert (status, headers["x-sluicegate-attempts"], json.loads(body)["id"]) == (200, "2", "c1")
         await s.broker.until(lambda: len(s.broker.settlements) == 2)
         assert class_of(s.broker.settlements[0]) is error_class

@@ -334,6 +334,7 @@ async def test_failover_to_another_provider_takes_that_pools_own_key(tmp_path):
 
     async with stand(complete, policy, credentials_dir=tmp_path) as s:
         others = {"x_api_key": "a", "api_key": "b", "x_goog_api_key": "c", "openai_project": "d", "cookie": "e=f"}
+        others["ocp_apim_subscription_key"] = "g"
         status, headers, _ = await post(s, CHAT, **others)
         assert (status, headers["x-sluicegate-pool"]) == (200, "claude")
         sent = s.provider.requests[0]

@@ -84,6 +84,7 @@ FACTS: list[Row] = [
     ("openai", 400, {}, error("bad words", type="invalid_request_error", code="content_policy_violation"), {"class": "content_policy"}),
     ("openai", 400, {}, error("Invalid value: 'rate limit, insufficient balance, currently overloaded'.", code="invalid_value"), {"class": "invalid"}),
     ("openai", 400, {}, error("Your team's account has insufficient balance, see 'billing'.", code="x"), {"class": "billing"}),
+    ("openai", 400, {}, 'gateway: {\\"error\\":{\\"message\\":\\"Your credit balance is too low\\"}}', {"class": "billing"}),
     ("openai", 404, {}, error("The model gpt-4-credit-balance is too low does not exist", code="model_not_found"), {"class": "invalid"}),
     ("mistral", 400, {}, {"message": "Invalid model: mistral-insufficient balance", "type": "invalid_model", "code": "1500"}, {"class": "invalid"}),
     ("gemini", 404, {}, google("models/gemini model is overloaded is not found", status="NOT_FOUND", code=404), {"class": "invalid"}),

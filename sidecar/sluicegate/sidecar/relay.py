@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 import zlib
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from sluicegate.sidecar.core.usage import STREAMS, JsonReader, OpaqueReader, Rea
 from sluicegate.sidecar.upstream import UpstreamError, UpstreamResponse
 
 _PIECE = 1024 * 1024
+_COMMENTS_HELD = 2.0  # seconds
+_COMMENTS = re.compile(rb"(?:(?::[^\r\n]*+)?[\r\n]++)*+(?::[^\r\n]*+)?")
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:')
 
 
@@ -164,10 +167,15 @@ async def relay(
 
 async def first_bytes(body: Body) -> bytes:
     """Reads until there is something for the app, so that an error at the head of a stream is seen before anything
-    is sent. Only streams wait, and a body that begins with an error, until it is whole; others give what they have."""
-    data = b""
-    while not body.ended and not data:
-        data = await body.next()
+    is sent. Only streams wait, and a body that begins with an error, until it is whole; others give what they have.
+
+    Comments before the first event, by which OpenRouter and DeepSeek keep a connection alive, are held for a moment:
+    what comes after them may be an error."""
+    data, until = b"", time.monotonic() + _COMMENTS_HELD
+    while not body.ended and len(data) <= _PIECE:
+        if data and not (time.monotonic() < until and _COMMENTS.fullmatch(data)):
+            break
+        data += await body.next()
         if not isinstance(body.reader, STREAMS):
             break
     while not body.ended and isinstance(body.reader, JsonReader) and len(data) <= _PIECE and _ERROR.match(data):

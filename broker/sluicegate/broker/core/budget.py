@@ -243,7 +243,9 @@ class Budget:
         amount = call.charge.of(meter.key.resource)
         if rejection.never_fits:
             # A limit of 0 is that of a model without quota: the others of the pool go on. Every call is one request.
-            if rejection.limit != 0 and meter.key.resource is not Resource.REQUESTS:
+            # And a day's limit that nobody declared is not that of the minute.
+            another = rejection.window is not None and not math.isclose(meter.key.window, rejection.window, rel_tol=0.1)
+            if rejection.limit != 0 and meter.key.resource is not Resource.REQUESTS and not another:
                 meter.too_large(amount, rejection.limit, call.granted_at)
             return math.inf
         told = rejection.retry_after

@@ -24,7 +24,7 @@ _BOTOCORE = re.compile(r"An error occurred \((\w{1,80})\) when calling", re.ASCI
 _BRACKETED = re.compile(r"\[(\d{3}) [A-Z][\w ]{1,40}\]", re.ASCII)
 _DURATION = re.compile(r"\d{1,9}(\.\d{1,9})?s", re.ASCII)
 # What a message quotes of the request. What follows a key of JSON, or of Python, is the message itself.
-_CITED = re.compile(r"""(?<!\w)(?<!["']:)(?<!["']: )(["'`])[^"'`{}]{1,300}\1(?!\w)""")
+_CITED = re.compile(r"""(?<![\w\\])(?<!["']:)(?<!["']: )(["'`])[^"'`{}]{1,300}\1(?!\w)""")
 
 
 @dataclass(frozen=True, slots=True)

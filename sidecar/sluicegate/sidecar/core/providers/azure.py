@@ -4,7 +4,8 @@
 Two forms below one resource: `/openai/deployments/{deployment}/...?api-version=`, where the deployment stands in the
 path and a `model` in the body is ignored, and the newer `/openai/v1/...` (and `/openai/responses?api-version=`), where
 the body's `model` names the deployment. Either way the pool's `models` are deployments. A key comes in `api-key`, an
-Entra token (or in the v1 form a key) as Bearer. Streams give usage when asked, as OpenAI's.
+Entra token (or in the v1 form a key) as Bearer, API Management's in `ocp-apim-subscription-key`. Streams give usage
+when asked, as OpenAI's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ AZURE_OPENAI = ProviderTable(
     provider=Provider.AZURE_OPENAI,
     mount="/azure",
     endpoint="",  # every account has its own
-    credentials=("api-key", "authorization"),
+    credentials=("api-key", "authorization", "ocp-apim-subscription-key"),
     shape=ErrorShape.AZURE,
     apis=by_path(
         Api(_DEPLOYMENT + "/chat/completions", Wire.CHAT, CHAT_CAPS, asks_usage=True),
