@@ -49,7 +49,7 @@ test-cluster: setup ## a real one-node cluster of this machine's own: helm insta
 test: setup lint tools compiled ## lint, the whole test suite with branch coverage, the compiled core, then a cluster where it can be
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n 2 --dist loadgroup --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=85
-	PYTHONPATH=$(CURDIR)/build/compiled SLUICEGATE_COMPILED=1 $(BIN)/pytest -n 2 -q tests/core tests/property tests/fairness tests/scenarios tests/broker
+	PYTHONPATH=$(CURDIR)/build/compiled SLUICEGATE_COMPILED=1 $(BIN)/pytest -n 2 -q tests/core tests/property tests/fairness tests/scenarios tests/broker tests/sidecar
 	$(CLUSTER)  # last, so that its word is the last where there can be none
 
 lint: setup ## style, types, and who may import whom

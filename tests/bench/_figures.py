@@ -50,17 +50,18 @@ class Figures:
             shown = (f"{_short(self.median(cell)):>20}" if cell in self._seen else " " * 20 for cell in cells)
             print(f"{row:<{wide}}" + "".join(shown))
 
-    def bar(self, what: str, value: float, bar: float, aim: float, *, most: bool = True) -> None:
-        """Prints whether `value` keeps to its bar and its aim: at `most`, or at least."""
+    def bar(self, what: str, value: float, bar: float, aim: float | None = None, *, most: bool = True) -> None:
+        """Prints whether `value` keeps to its bar, and its aim where there is one: at `most`, or at least."""
 
         def kept(bound: float) -> bool:
             return value <= bound if most else value >= bound
 
-        word = "aim reached" if kept(aim) else "bar kept" if kept(bar) else "BAR MISSED"
+        word = "BAR MISSED" if not kept(bar) else "aim reached" if aim is not None and kept(aim) else "bar kept"
         if not kept(bar):
             self._missed.append(what)
         self.add(what, value)
-        print(f"  {what:<58} {value:>12,.3g} {'at most' if most else 'at least'} {bar:g}, aim {aim:g}: {word}")
+        bounds = f"{'at most' if most else 'at least'} {bar:g}{'' if aim is None else f', aim {aim:g}'}"
+        print(f"  {what:<58} {value:>12,.3g} {bounds}: {word}")
 
     def save(self) -> int:
         """Writes the file; the exit code: 1 where a bar was missed."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The broker with 1,000 connected sidecars, 10,000 tenants and 200 pools: `python tests/bench/fleet.py`.
 
-CPU and memory at rest and under 2,000 calls a second, each held for 50 ms; from start to ready; and, after the broker
-was killed and started again, until all sidecars are back. The sidecars are sessions of one process, each with a
-connection of its own.
+CPU and memory at rest and under 2,000 calls a second, each held for 50 ms and ended with its response's observation and
+its usage; from start to ready; and, after the broker was killed and started again, until all sidecars are back. The
+sidecars are sessions of one process, each with a connection of its own. No limit binds, so that no call waits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WITHIN = 60.0
 def fleet(address: str) -> Iterator[Program]:
     """All the sidecars."""
     asks = [word for n in range(POOLS) for word in ("--ask", _parts.ask(f"model-{n}"))]
-    said = ["--hello", _parts.hello(), "--settle", _parts.settled(), *asks]
+    said = ["--hello", _parts.hello(), "--observe", _parts.observed(), "--settle", _parts.settled(), *asks]
     size = ["--sidecars", str(SIDECARS), "--tenants", str(TENANTS)]
     with Program([_peers.load(), "fleet", "--address", address, *size, *said], OTHERS, talks=True) as program:
         yield program

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.sidecar.core.criticality import Asked, InvalidValueError, read_criticality, strip_baggage
-from sluicegate.wire.values import Chain, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
+from sluicegate.wire.values import Chain, Criticality, UseCached, UseDegraded, UseModel, UsePool, UseTrimmed
 from sluicegate.wire.words import Latency
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -33,23 +33,25 @@ def test_every_header():
         ("x-sluicegate-orchestrator", "true"),
     )
     fallback = (UseModel("gpt-4o-mini"), UsePool("claude-sonnet"), UseCached(600.0), UseTrimmed(8000), UseDegraded())
-    assert got == Asked("chat", Latency.NEAR_REAL_TIME, 0.8, 600.0, fallback, Chain("job-7", 2, 5), True, "acme/acme")
+    chat = Criticality("chat", Latency.NEAR_REAL_TIME, 0.8, 600.0, fallback, Chain("job-7", 2, 5), True)
+    assert got == Asked(chat, "acme/acme")
 
 
 def test_headers_over_baggage_over_defaults():
-    defaults = Asked(task_type="from-pod", latency=Latency.BATCH, max_wait=9.0)
+    defaults = Asked(Criticality(task_type="from-pod", latency=Latency.BATCH, max_wait=9.0))
     got = read(
         ("baggage", "a=b, sluicegate.latency=real-time;x=y, sluicegate.task-type=from%2Dbaggage, sluicegate.new=1"),
         ("x-sluicegate-task-type", "from-header"),
         defaults=defaults,
     )
-    assert (got.task_type, got.latency, got.max_wait) == ("from-header", Latency.REAL_TIME, 9.0)
+    kept = got.criticality
+    assert (kept.task_type, kept.latency, kept.max_wait) == ("from-header", Latency.REAL_TIME, 9.0)
     assert read(("authorization", "x"), defaults=defaults) is defaults
 
 
 def test_a_deadline_that_is_past_leaves_no_time():
-    assert read(("x-sluicegate-deadline", "2020-01-01T00:00:00+00:00")).deadline == 0.0
-    assert read(("x-sluicegate-deadline", "10m")).deadline == 600.0
+    assert read(("x-sluicegate-deadline", "2020-01-01T00:00:00+00:00")).criticality.deadline == 0.0
+    assert read(("x-sluicegate-deadline", "10m")).criticality.deadline == 600.0
 
 
 @pytest.mark.parametrize(

@@ -239,5 +239,5 @@ def test_settings_from_the_environment():
             "OTHER": "x",
         }
     )
-    assert (settings.port, settings.grace, settings.defaults.latency) == (0, 90.0, Latency.BATCH)
+    assert (settings.port, settings.grace, settings.defaults.criticality.latency) == (0, 90.0, Latency.BATCH)
     assert settings.max_body == 32 * 1024 * 1024

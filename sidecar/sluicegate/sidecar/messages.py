@@ -35,7 +35,7 @@ def call_request(
     model: str,
     fingerprint: str,
     estimate: Estimate,
-    criticality: Asked,
+    asked: Asked,
     taken_by: Iterable[Provider] = (),
 ) -> pb.CallRequest:
     """The request for one slot."""
@@ -45,7 +45,7 @@ def call_request(
         provider=convert.PROVIDER.to_proto(provider),
         model=model,
         key_fingerprint=fingerprint,
-        tenant=criticality.tenant,
+        tenant=asked.tenant,
         estimate=types_pb2.Estimate(
             input_tokens=estimate.input_tokens,
             output_tokens=estimate.output_tokens,
@@ -57,7 +57,7 @@ def call_request(
             image_tokens=estimate.image_tokens,
             exact=estimate.exact,
         ),
-        criticality=_criticality(criticality),
+        criticality=_criticality(asked.criticality),
         taken_by=map(convert.PROVIDER.to_proto, taken_by),
     )
 

@@ -52,9 +52,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Criticality):
+class Asked:
     """What a call says of itself: its criticality, and the tenant that it claims (empty: the workload's own)."""
 
+    criticality: Criticality = Criticality()
     tenant: str = ""
 
 
@@ -104,16 +105,17 @@ def _build(said: Mapping[str, tuple[str, str]], defaults: Asked, wall_now: datet
         except ValueError as problem:
             raise InvalidValueError(where, value, str(problem)) from None
 
-    return Asked(
-        tenant=take("tenant", _tenant, defaults.tenant),
-        task_type=take("task-type", _task_type, defaults.task_type),
-        latency=take("latency", _latency, defaults.latency),
-        max_wait=take("max-wait", _max_wait, defaults.max_wait),
-        deadline=take("deadline", lambda text: parse_deadline(text, wall_now), defaults.deadline),
-        fallback=take("fallback", parse_fallback, defaults.fallback),
-        chain=take("chain", parse_chain, defaults.chain),
-        orchestrator=take("orchestrator", _boolean, defaults.orchestrator),
+    otherwise = defaults.criticality
+    criticality = Criticality(
+        task_type=take("task-type", _task_type, otherwise.task_type),
+        latency=take("latency", _latency, otherwise.latency),
+        max_wait=take("max-wait", _max_wait, otherwise.max_wait),
+        deadline=take("deadline", lambda text: parse_deadline(text, wall_now), otherwise.deadline),
+        fallback=take("fallback", parse_fallback, otherwise.fallback),
+        chain=take("chain", parse_chain, otherwise.chain),
+        orchestrator=take("orchestrator", _boolean, otherwise.orchestrator),
     )
+    return Asked(criticality, take("tenant", _tenant, defaults.tenant))
 
 
 def baggage_members(value: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,9 +34,18 @@ func upstream(args []string) any {
 	check(set.Parse(args))
 	chunk := fmt.Appendf(nil, event, `"content":" word"`, "null")
 	last := fmt.Appendf(nil, event, "", `"stop"`)
+	var exports atomic.Int64
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
+			return
+		}
+		switch r.URL.Path {
+		case "/v1/traces": // as a collector takes them
+			exports.Add(1)
+			return
+		case "/exports":
+			fmt.Fprint(w, exports.Load())
 			return
 		}
 		h := w.Header()

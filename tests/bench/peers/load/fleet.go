@@ -52,10 +52,12 @@ func fleet(args []string) any {
 	sidecars := set.Int("sidecars", 1000, "connections, one session each")
 	tenants := set.Int("tenants", 1, "calls go round tenants bench/t0, bench/t1, ...")
 	held := set.Duration("held", 50*time.Millisecond, "from a grant to its settlement")
-	var hello, settle template
+	var hello template
+	var ends call
 	var asks []template
 	set.Var(&hello, "hello", "Hello without session_id, in hex")
-	set.Var(&settle, "settle", "Settlement without call_id, in hex")
+	set.Var(&ends.observe, "observe", "Observation without call_id, in hex; empty: none is sent")
+	set.Var(&ends.settle, "settle", "Settlement without call_id, in hex")
 	set.Func("ask", "CallRequest without call_id and tenant, in hex; several go round", func(text string) error {
 		var t template
 		asks = append(asks, t)
@@ -67,7 +69,7 @@ func fleet(args []string) any {
 	members := make([]*member, *sidecars)
 	for n := range members {
 		members[n] = &member{asked: map[string]time.Time{}}
-		go members[n].stay(*address, hello, settle, []byte(fmt.Sprintf("fleet-%d-%d", os.Getpid(), n)), *held, q, len(members))
+		go members[n].stay(*address, hello, ends, []byte(fmt.Sprintf("fleet-%d-%d", os.Getpid(), n)), *held, q, len(members))
 	}
 	var rate atomic.Int64
 	go call_on(members, asks, *tenants, &rate)
@@ -94,7 +96,7 @@ func fleet(args []string) any {
 }
 
 // One sidecar: connects, and again, with jitter, whenever it is cut off.
-func (m *member) stay(address string, hello, settle template, id []byte, held time.Duration, q *squadron, of int) {
+func (m *member) stay(address string, hello template, ends call, id []byte, held time.Duration, q *squadron, of int) {
 	quick := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.5, MaxDelay: time.Second}
 	connection := dial(address, grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: 5 * time.Second}))
 	for {
@@ -106,7 +108,7 @@ func (m *member) stay(address string, hello, settle template, id []byte, held ti
 			if message, err = s.receive(); err != nil {
 				break
 			}
-			m.heard(s, message, settle, held, q)
+			m.heard(s, message, ends, held, q)
 			if !welcome {
 				welcome = true
 				m.lock.Lock()
@@ -133,7 +135,7 @@ func (m *member) stay(address string, hello, settle template, id []byte, held ti
 	}
 }
 
-func (m *member) heard(s *stream, message []byte, settle template, held time.Duration, q *squadron) {
+func (m *member) heard(s *stream, message []byte, ends call, held time.Duration, q *squadron) {
 	now := time.Now()
 	var times []time.Duration
 	var granted [][]byte
@@ -165,7 +167,7 @@ func (m *member) heard(s *stream, message []byte, settle template, held time.Dur
 		time.AfterFunc(held, func() {
 			var settled []byte
 			for _, id := range granted {
-				settled = settle.with(id, settled, settleField)
+				settled = ends.done(id, settled)
 			}
 			m.lock.Lock()
 			defer m.lock.Unlock()

@@ -6,7 +6,7 @@
 //	load session    acquires and settles over Session streams of a broker
 //	load ratelimit  ShouldRateLimit calls to envoyproxy/ratelimit
 //	load http       chat completions, whole or streamed
-//	load upstream   a provider that answers at once, or streams at a pace; serves until it is killed
+//	load upstream   a provider that answers at once, or streams at a pace, and a collector of traces; serves until it is killed
 //	load fleet      sidecars that stay connected, come back when cut off, and make calls at a rate
 package main
 
