@@ -327,6 +327,9 @@ async def test_while_the_broker_is_away_conditions_say_so_and_its_return_is_noti
         await until(lambda: programmed() == ("False", "BrokerUnavailable"), "the broker is away")
         assert conditions(plane, "ppool", "operated")["Ready"][:2] == ("False", "BrokerUnavailable")
         assert conditions(plane, "ppool", "operated")["Accepted"][:2] == ("True", "Accepted")
+        before = plane.get("ppool", "operated")["metadata"]["resourceVersion"]
+        await asyncio.sleep(3.5)
+        assert plane.get("ppool", "operated")["metadata"]["resourceVersion"] == before, "each attempt says the same"
         async with broker(port) as running:
             await until(lambda: programmed() == ("True", "Programmed"), "the broker came")
             assert "operated" in running.configuration.compiled.snapshot.pools
