@@ -37,7 +37,12 @@ MATRIX = [
     ["injector.excludedNamespaces=null", "sidecar.resources=null", "requireInjection.enabled=true"],
     ["fullnameOverride=other", "image.digest=sha256:" + "0" * 64, "imagePullSecrets={a,b}", "commonLabels.team=x"],
     ["broker.nodeSelector.disk=ssd", "broker.priorityClassName=system-cluster-critical", "injector.podAnnotations.a=b"],
-    ["sidecar.environment.HTTPS_PROXY=http://proxy:3128", "sidecar.resources.limits.cpu=1", "crds.enabled=false"],
+    [
+        "sidecar.environment.HTTPS_PROXY=http://proxy:3128",
+        "sidecar.resources.limits.cpu=1",
+        "sidecar.imagePullSecrets={a,b}",
+        "crds.enabled=false",
+    ],
 ]
 
 

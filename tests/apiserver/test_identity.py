@@ -242,11 +242,15 @@ async def test_reviews_are_remembered_for_a_while_shared_and_bounded(
             await reviews.principal("never seen")
         monkeypatch.undo()
 
-        # A flood of tokens takes no more memory than so much.
+        # A flood of tokens takes no more memory than so much, and drives nobody out who is proven.
         monkeypatch.setattr(identity, "_MAX_KEPT", 5)
+        proven = await reviews.principal(chat)
         for number in range(12):
             await reviews.principal(f"flood {number}")
-        assert len(reviews._kept) == 5
+        assert len(reviews._refused) == 5
+        asked = reviews.asked
+        assert await reviews.principal(chat) == proven is not None
+        assert reviews.asked == asked
         assert not reviews._asking
 
         # Nothing is believed past a token's own end.

@@ -23,9 +23,11 @@ from sluicegate.broker.core.units import Workload
 from sluicegate.broker.main import RunningBroker, Settings, start_broker
 from sluicegate.cli.programme import tenant_of
 from sluicegate.kube.client import connect, from_kubeconfig
-from sluicegate.operator.core.compile import Programme
+from sluicegate.operator.core.compile import Programme, canonical, compile_programme, listed
 from sluicegate.operator.core.conditions import Delivery
+from sluicegate.operator.delivery import Broker
 from sluicegate.operator.reconcile import Metrics, Reconciler
+from sluicegate.operator.settings import Settings as OperatorSettings
 from tests.cluster.control_plane import ControlPlane, free_port
 
 WITHIN = 20.0
@@ -234,6 +236,24 @@ async def test_a_round_that_fails_as_nobody_foresaw_is_not_the_last(plane: Contr
     assert len(rounds) == 2
 
 
+async def test_a_configuration_of_many_namespaces_fits_into_one_push(plane: ControlPlane):
+    names = [f"{number:04}-{'n' * 55}" for number in range(1_000)]
+    rules = [{"namespaces": names, "maxTier": "Standard"}] * 20
+    documents = [changed({**POOL, "metadata": {"name": f"pool-{n}"}}, access=rules, models=[f"m{n}"]) for n in range(5)]
+    programme = compile_programme(documents, {}, {})
+    assert not programme.findings
+    assert len(canonical(listed(programme.documents))) > 5 * 1024 * 1024
+    async with broker(0) as running, connect(from_kubeconfig(plane.kubeconfig)) as client:
+        settings = OperatorSettings(broker=f"127.0.0.1:{running.port}")
+        delivering = Broker(settings, client, lambda: asyncio.sleep(0))
+        try:
+            delivery = await delivering.apply(programme)
+        finally:
+            await delivering.close()
+        assert not delivery.failure
+        assert len(running.configuration.compiled.snapshot.pools) == 5
+
+
 async def test_of_two_policies_for_one_workload_the_older_holds_and_the_other_is_told(
     plane: ControlPlane, namespace: None, tmp_path: Path
 ):
@@ -307,6 +327,9 @@ async def test_while_the_broker_is_away_conditions_say_so_and_its_return_is_noti
         await until(lambda: programmed() == ("False", "BrokerUnavailable"), "the broker is away")
         assert conditions(plane, "ppool", "operated")["Ready"][:2] == ("False", "BrokerUnavailable")
         assert conditions(plane, "ppool", "operated")["Accepted"][:2] == ("True", "Accepted")
+        before = plane.get("ppool", "operated")["metadata"]["resourceVersion"]
+        await asyncio.sleep(3.5)
+        assert plane.get("ppool", "operated")["metadata"]["resourceVersion"] == before, "each attempt says the same"
         async with broker(port) as running:
             await until(lambda: programmed() == ("True", "Programmed"), "the broker came")
             assert "operated" in running.configuration.compiled.snapshot.pools

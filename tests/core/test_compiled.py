@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,11 @@ COMPILED = os.environ.get("SLUICEGATE_COMPILED") == "1"
 @pytest.mark.parametrize("module", [bucket, dispatcher, line, meter, pool, predict, queue, tiers, window])
 def test_the_core_is_compiled_exactly_where_it_should_be(module) -> None:
     assert str(module.__file__).endswith(".so" if COMPILED else ".py")
+
+
+@pytest.mark.parametrize("part", ["broker", "sidecar", "operator", "injector", "cli"])
+def test_every_part_can_be_loaded_over_it(part: str) -> None:
+    assert importlib.import_module(f"sluicegate.{part}.main").main
 
 
 def digest() -> str:

@@ -25,6 +25,7 @@ INJECTION = Injection(
     broker_ca="PEM",
     environment={"HTTPS_PROXY": "http://proxy:3128"},
     credentials=(Credential("claude", "anthropic-key", "token"),),
+    pull_secrets=("registry", "mirror"),
     version="1",
 )
 
@@ -96,6 +97,7 @@ pods = st.fixed_dictionaries(
             optional={
                 "initContainers": containers,
                 "volumes": st.just([{"name": "data"}]),
+                "imagePullSecrets": st.sampled_from([[], [{"name": "own"}], [{"name": "registry"}, {"name": "own"}]]),
                 "fieldOfTheFuture": st.just([1]),
             },
         ),
@@ -117,6 +119,9 @@ def test_a_patched_pod_lacks_nothing_and_has_lost_nothing(before: dict[str, Any]
             (new,) = [c for c in after["spec"][kind] if c["name"] == old["name"]]
             assert {k: v for k, v in new.items() if k != "env"} == {k: v for k, v in old.items() if k != "env"}
             assert new.get("env", [])[: len(old.get("env", []))] == old.get("env", [])
+    pulls = [entry["name"] for entry in after["spec"]["imagePullSecrets"]]
+    own = [entry["name"] for entry in before["spec"].get("imagePullSecrets", [])]
+    assert pulls == own + [name for name in INJECTION.pull_secrets if name not in own]
     assert after["spec"].get("fieldOfTheFuture") == before["spec"].get("fieldOfTheFuture")
     assert before["metadata"].get("annotations", {}).items() <= after["metadata"]["annotations"].items()
 

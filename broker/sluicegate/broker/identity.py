@@ -4,8 +4,9 @@
 Theory of operation. Every call but health carries a bearer token for our audience. The API server says whose it is
 (TokenReview), so namespace and ServiceAccount come from it and never from what a caller claims. Answers are kept for
 `_GOOD` seconds, never past the token's own end, refusals for `_BAD`, by the token's SHA-256; at most `_MAX_KEPT` of
-them, the oldest first to go. Calls that bring one token at once wait for one review. While the API server is away, what
-is kept holds, and a token that is not known is UNAVAILABLE rather than refused.
+each, the oldest first to go, so that a flood of bad tokens drives out no good one. Calls that bring one token at once
+wait for one review. While the API server is away, what is kept holds, and a token that is not known is UNAVAILABLE
+rather than refused.
 
     BudgetService           any proven workload
     ConfigService           the operators
@@ -72,13 +73,14 @@ class TokenReviews:
         self._clock = clock
         self._wall = wall
         self._kept: OrderedDict[bytes, tuple[Principal | None, float]] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[Principal | None, float]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Principal | None]] = {}
         self._slots = asyncio.Semaphore(_MAX_REVIEWS)
 
     async def principal(self, token: str) -> Principal | None:
         """Whose token it is, None for nobody's. Raises KubeError while that cannot be found out."""
         key = hashlib.sha256(token.encode()).digest()
-        kept = self._kept.get(key)
+        kept = self._kept.get(key) or self._refused.get(key)
         if kept is not None and self._clock() < kept[1]:
             return kept[0]
         task = self._asking.get(key)
@@ -98,10 +100,12 @@ class TokenReviews:
             status = (await self._client.create(_REVIEWS, body)).get("status", {})
         principal = _principal(status, self._audience)
         life = _BAD if principal is None else min(_GOOD, max(0.0, _ends(token) - self._wall()))
-        self._kept[key] = (principal, self._clock() + life)
-        self._kept.move_to_end(key)
-        if len(self._kept) > _MAX_KEPT:
-            self._kept.popitem(last=False)
+        self._kept.pop(key, None)
+        self._refused.pop(key, None)
+        answers = self._refused if principal is None else self._kept
+        answers[key] = (principal, self._clock() + life)
+        if len(answers) > _MAX_KEPT:
+            answers.popitem(last=False)
         return principal
 
 

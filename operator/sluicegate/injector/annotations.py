@@ -20,12 +20,15 @@ STATUS = PREFIX + "status"
 NAMESPACE_LABEL = PREFIX + "injection"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
-_TASK_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
 _CPU = re.compile(r"[0-9]{1,9}m|[0-9]{1,6}(\.[0-9]{1,3})?", re.ASCII)
 _MEMORY = re.compile(r"[0-9]{1,15}(\.[0-9]{1,3})?(k|Ki|M|Mi|G|Gi)?", re.ASCII)
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]{0,1023}", re.ASCII)
 _CONTAINER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-_FALLBACK = re.compile(r"[!-~ ]{1,1024}", re.ASCII)
+_TEXT = re.compile(r"[!-~ ]{1,1024}", re.ASCII)
+_MODEL = re.compile(r"[!-~]{1,256}", re.ASCII)
+_TOKENS = re.compile(r"0*[1-9][0-9]{0,7}", re.ASCII)
+_MAX_FALLBACKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,24 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[str], bool]:
     return lambda text: pattern.fullmatch(text) is not None
 
 
+def _fallback(text: str) -> bool:
+    options = text.split(",")
+    return _TEXT.fullmatch(text) is not None and len(options) <= _MAX_FALLBACKS and all(map(_option, options))
+
+
+def _option(text: str) -> bool:
+    """One of what a call's header may name (docs/calls.md): the sidecar would not start with another."""
+    kind, _, value = (part.strip() for part in text.partition(":"))
+    checks: dict[str, Callable[[str], bool]] = {
+        "model": _matches(_MODEL),
+        "pool": _matches(_WORD),
+        "cached": _duration,
+        "trim": _matches(_TOKENS),
+        "degrade": lambda _: True,
+    }
+    return kind in checks and checks[kind](value)
+
+
 def _containers(text: str) -> bool:
     return all(_CONTAINER.fullmatch(name.strip()) for name in text.split(","))
 
@@ -72,7 +93,7 @@ TABLE = (
     Annotation("inject", ("true", "false").__contains__, "true, false", "ask for the sidecar, or refuse it"),
     Annotation("pool", _matches(_NAME), "the name of a ProviderPool", "default pool", "SLUICEGATE_SIDECAR_POOL"),
     Annotation(
-        "task-type", _matches(_TASK_TYPE), "letters, digits, '.', '_', '-'", "default task type", f"{_DEFAULT}TASK_TYPE"
+        "task-type", _matches(_WORD), "letters, digits, '.', '_', '-'", "default task type", f"{_DEFAULT}TASK_TYPE"
     ),
     Annotation(
         "latency", _LATENCIES.__contains__, ", ".join(_LATENCIES), "default latency class", f"{_DEFAULT}LATENCY"
@@ -81,8 +102,8 @@ TABLE = (
     Annotation("deadline", _duration, _DURATION, "time until a call must have started", f"{_DEFAULT}DEADLINE"),
     Annotation(
         "fallback",
-        _matches(_FALLBACK),
-        "a list such as model:gpt-4o-mini, cached:10m, degrade",
+        _fallback,
+        f"at most {_MAX_FALLBACKS} of model:NAME, pool:NAME, cached:DURATION, trim:TOKENS and degrade, by commas",
         "what may stand in for a call, in order",
         f"{_DEFAULT}FALLBACK",
     ),

@@ -52,6 +52,7 @@ class Injector:
             broker=settings.broker,
             audience=settings.audience,
             pull_policy=settings.pull_policy,
+            pull_secrets=settings.pull_secrets,
             run_as_user=settings.run_as_user,
             cpu_request=settings.cpu_request,
             memory_request=settings.memory_request,

@@ -55,7 +55,10 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What every sidecar of this installation gets; annotations go over it. `broker_ca`: PEM; empty: plain text."""
+    """What every sidecar of this installation gets; annotations go over it. `broker_ca`: PEM; empty: plain text.
+
+    `pull_secrets`: Secrets in the pod's own namespace for pulling the image; one that is not there is passed over.
+    """
 
     image: str
     broker: str
@@ -70,6 +73,7 @@ class Injection:
     cpu_limit: str = ""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     credentials: tuple[Credential, ...] = ()
+    pull_secrets: tuple[str, ...] = ()
     version: str = ""
 
 
@@ -106,6 +110,8 @@ def patch(pod: Pod, injection: Injection, wishes: Wishes) -> Patch:
         operations.extend(_first(spec, _sidecar(injection, wishes, resources)))
     volumes = [volume for volume in _volumes(injection) if volume["name"] not in _names(spec.get("volumes"))]
     operations.extend(_append("/spec", spec, "volumes", volumes))
+    secrets = [{"name": name} for name in injection.pull_secrets if name not in _names(spec.get("imagePullSecrets"))]
+    operations.extend(_append("/spec", spec, "imagePullSecrets", secrets))
     image = present["image"] if present is not None and "image" in present else _image(injection, wishes)
     status = _status(injection, image, [c["name"] for _, c in targets], skipped, warnings)
     operations.extend(_annotate(pod, status))

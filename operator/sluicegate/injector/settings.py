@@ -43,6 +43,8 @@ class Settings:
     excluded_namespaces: tuple[str, ...] = ("kube-system", "kube-public", "kube-node-lease")
     audience: str = "sluicegate-broker"
     pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets, in the pods' own namespaces, for pulling the sidecar's image."""
     run_as_user: int = 65532
     cpu_request: str = ""
     cpu_limit: str = ""
@@ -100,6 +102,7 @@ _READERS: Mapping[str, env.Reader] = {
     "excluded_namespaces": env.names,
     "audience": str,
     "pull_policy": env.one_of("IfNotPresent", "Always", "Never"),
+    "pull_secrets": env.names,
     "run_as_user": env.whole(1, 2**31 - 1),
     "cpu_request": _amount,
     "cpu_limit": _amount,

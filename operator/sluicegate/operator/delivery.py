@@ -17,7 +17,7 @@ from sluicegate.operator.core.conditions import Delivery
 from sluicegate.operator.settings import Settings
 from sluicegate.v1 import config_service_pb2 as pb
 from sluicegate.v1 import config_service_pb2_grpc
-from sluicegate.wire.channel import client_options
+from sluicegate.wire.channel import MAX_CONFIGURATION_BYTES, client_options
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +72,12 @@ class Broker:
         authorities = await self._read_authorities()
         if self._channel is None or authorities != self._authorities:
             await self.close()
+            options = client_options(largest=MAX_CONFIGURATION_BYTES)
             if authorities:
                 credentials = grpc.ssl_channel_credentials(root_certificates=authorities)
-                self._channel = grpc.aio.secure_channel(self._settings.broker, credentials, options=client_options())
+                self._channel = grpc.aio.secure_channel(self._settings.broker, credentials, options=options)
             else:
-                self._channel = grpc.aio.insecure_channel(self._settings.broker, options=client_options())
+                self._channel = grpc.aio.insecure_channel(self._settings.broker, options=options)
             self._authorities = authorities
             self._watch = asyncio.create_task(self._tell_of_returns(self._channel))
         return self._channel

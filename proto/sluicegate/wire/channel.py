@@ -14,7 +14,10 @@ import json
 from dataclasses import dataclass
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""The largest message that either end accepts. Batches are cut well below it."""
+"""The largest message that either end sends, but for one. Batches are cut well below it."""
+
+MAX_CONFIGURATION_BYTES = 16 * 1024 * 1024
+"""The largest ApplyConfig, which holds every document: some thirty thousand policies."""
 
 MAX_BATCH = 512
 """The most items that either end puts into one message of a Session."""
@@ -60,12 +63,12 @@ _SERVICE_CONFIG = json.dumps(
 )
 
 
-def client_options(keepalive: Keepalive = KEEPALIVE) -> Options:
-    """Options for `grpc.aio.insecure_channel` and its like."""
+def client_options(keepalive: Keepalive = KEEPALIVE, largest: int = MAX_MESSAGE_BYTES) -> Options:
+    """Options for `grpc.aio.insecure_channel` and its like. `largest`: bytes of a message to send."""
     return [
         *_pings(keepalive),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", largest),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 3_000),  # in spite of its name what an attempt to connect may take
         ("grpc.max_reconnect_backoff_ms", 5_000),
@@ -80,7 +83,7 @@ def server_options(keepalive: Keepalive = KEEPALIVE) -> Options:
     return [
         *_pings(keepalive),
         (SERVER_MINIMUM, _milliseconds(keepalive.minimum)),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_CONFIGURATION_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),  # a second broker on the port is an error, not a share of the calls
     ]
