@@ -80,7 +80,7 @@ lock: ## pin the newest allowed versions in requirements/ (needs uv)
 	$(subst pyproject.toml --all-extras,--group build,$(COMPILE)) --constraint requirements/dev.txt \
 		--output-file requirements/build.txt
 
-$(COMPILED): $(STAMP) hatch_build.py $(wildcard proto/*/*/*.py broker/*/*/*.py broker/*/*/*/*.py)
+$(COMPILED): $(STAMP) hatch_build.py $(shell find proto broker sidecar operator -name "*.py")
 	@if ! { command -v cc && $(BIN)/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'; } >/dev/null 2>&1; then \
 		packages="gcc libc6-dev $$($(BIN)/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')"; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
