@@ -20,7 +20,6 @@ _SOURCES = ("pyproject.toml", "proto", "broker")
 _CORE = Path("broker/sluicegate/broker/core")
 # What reads documents: pydantic and PyYAML make classes that mypyc cannot have, and it need not be quick.
 _NOT = {"__init__", "documents", "findings", "manifests", "references", "schema", "translation"}
-_VALUES = Path("proto/sluicegate/wire/values.py")
 _MYPY = ["--config-file=pyproject.toml", "--follow-imports=silent", "--ignore-missing-imports"]
 
 
@@ -37,7 +36,7 @@ class CompiledCore(BuildHookInterface):  # type: ignore[type-arg]
             shutil.copytree(name, made / name) if Path(name).is_dir() else shutil.copy(name, made)
         with contextlib.chdir(made):
             modules = [path for path in sorted(_CORE.glob("*.py")) if path.stem not in _NOT]
-            _compile([*modules, _VALUES], made / "lib")
+            _compile(modules, made / "lib")
         for built in (made / "lib").rglob("*.so"):
             build_data["force_include"][str(built)] = str(built.relative_to(made / "lib"))
         build_data["pure_python"] = False
