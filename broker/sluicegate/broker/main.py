@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,9 @@ from sluicegate.broker.settings import Settings, SettingsError, parse
 from sluicegate.wire import logs
 
 __all__ = ["RunningBroker", "Settings", "main", "start_broker"]
+
+_COLLECT = (20_000, 20, 20)
+"""Python's own thresholds collect in each turn of a busy broker, whose calls live longer: a tenth of its time."""
 
 
 async def serve(settings: Settings) -> None:
@@ -36,6 +40,7 @@ def main() -> None:
         sys.stderr.write(f"sluicegate-broker: {error}\n")
         raise SystemExit(2) from None
     logs.configure(settings.log_level)
+    gc.set_threshold(*_COLLECT)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(settings))

@@ -27,7 +27,7 @@ from sluicegate.wire.words import ErrorClass, Outcome, Reason
 OTHER = "other"
 _GRANTING = frozenset({Outcome.GRANTED, Outcome.FALLBACK_MODEL, Outcome.FALLBACK_POOL})
 _TASK_TYPES = 100
-_TOGETHER = 256
+_TOGETHER = 1_000
 _ACCOUNTS = 20_000
 _QUEUE_SCAN = 5_000
 _PARTY = ("pool", "tier", "tenant", "task_type")
