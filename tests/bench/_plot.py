@@ -60,6 +60,11 @@ def main() -> None:
                 decisions["ratelimit, per LLM call, 128 at once per core-second"],
                 THEIRS,
             ),
+            (
+                "one call, one limit,\n128 calls",
+                decisions["ratelimit, one limit, 128 at once per core-second"],
+                THEIRS,
+            ),
             ("Sluicegate,\none at a time", decisions["Sluicegate, one at a time per core-second"], OURS),
             (
                 "ratelimit + Redis,\none at a time",
