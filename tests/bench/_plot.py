@@ -61,7 +61,7 @@ def main() -> None:
                 THEIRS,
             ),
             (
-                "one call, one limit,\n128 calls",
+                "ratelimit, one call\nwith one limit, 128",
                 decisions["ratelimit, one limit, 128 at once per core-second"],
                 THEIRS,
             ),
