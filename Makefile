@@ -8,7 +8,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
 comma := ,
-COMPILE := uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
+LOCK := uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command "make lock"
 
 # `make images`: docker, podman or buildah, whichever is there. BUILD_FLAGS go to `build`, as --build-arg would.
@@ -25,7 +25,7 @@ CLUSTER = $(BIN)/pytest tests/cluster -p no:xdist --capture=no
 .PHONY: help setup demo tools images compiled test test-cluster lint bench proto crds lock
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## build .venv with everything that the other targets need
 
@@ -49,7 +49,7 @@ test-cluster: setup ## a real one-node cluster of this machine's own: helm insta
 test: setup lint tools compiled ## lint, the whole test suite with branch coverage, the compiled core, then a cluster where it can be
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n 2 --dist loadgroup --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=85
-	PYTHONPATH=$(CURDIR)/build/compiled SLUICEGATE_COMPILED=1 $(BIN)/pytest -n 2 -q tests/core tests/property tests/fairness tests/scenarios tests/broker tests/sidecar
+	PYTHONPATH=$(CURDIR)/build/compiled SLUICEGATE_COMPILED=1 $(BIN)/pytest -n 2 -q tests/core tests/property tests/fairness tests/scenarios tests/documents tests/broker tests/proxy
 	$(CLUSTER)  # last, so that its word is the last where there can be none
 
 lint: setup ## style, types, and who may import whom
@@ -71,16 +71,16 @@ crds: setup ## generate the chart's CustomResourceDefinitions from the schema
 	$(BIN)/python -m tests.meta.crds
 
 lock: ## pin the newest allowed versions in requirements/ (needs uv)
-	$(COMPILE) --upgrade --output-file requirements/run.txt
-	$(COMPILE:--all-extras=--extra broker --extra sidecar --extra operator) --constraint requirements/run.txt \
+	$(LOCK) --upgrade --output-file requirements/run.txt
+	$(LOCK:--all-extras=--extra broker --extra sidecar --extra operator) --constraint requirements/run.txt \
 		--output-file requirements/image.txt
-	echo openai | $(subst pyproject.toml --all-extras,-,$(COMPILE)) --constraint requirements/run.txt \
+	echo openai | $(subst pyproject.toml --all-extras,-,$(LOCK)) --constraint requirements/run.txt \
 		--output-file tests/cluster/recipes/app.txt
-	$(COMPILE) --upgrade --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
-	$(subst pyproject.toml --all-extras,--group build,$(COMPILE)) --constraint requirements/dev.txt \
+	$(LOCK) --upgrade --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	$(subst pyproject.toml --all-extras,--group build,$(LOCK)) --constraint requirements/dev.txt \
 		--output-file requirements/build.txt
 
-$(COMPILED): $(STAMP) hatch_build.py $(shell find proto broker sidecar operator -name "*.py")
+$(COMPILED): $(STAMP) hatch_build.py $(shell find proto broker sidecar operator -name "*.py" -o -type d -not -name __pycache__)
 	@if ! { command -v cc && $(BIN)/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'; } >/dev/null 2>&1; then \
 		packages="gcc libc6-dev $$($(BIN)/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')"; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

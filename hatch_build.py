@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wheel with the broker's core compiled by mypyc, where `SLUICEGATE_COMPILE=1` asks for it; else a pure one.
 
-The same modules take the same decisions for less than half the CPU: docs/performance.md. It needs a C compiler and
+The same modules take the same decisions for about half the CPU: docs/performance.md. It needs a C compiler and
 Python's headers.
 """
 
@@ -23,11 +23,11 @@ _NOT = {"__init__", "documents", "findings", "manifests", "references", "schema"
 _MYPY = ["--config-file=pyproject.toml", "--follow-imports=silent", "--ignore-missing-imports"]
 
 
-class CompiledCore(BuildHookInterface):  # type: ignore[type-arg]
+class CompiledCore(BuildHookInterface):
     """hatchling's `custom` hook."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Adds the extension modules to the wheel. Raises SystemExit with the compiler's words."""
+        """Adds the extension modules to the wheel. Fails where mypyc or the C compiler does."""
         if version == "editable" or os.environ.get("SLUICEGATE_COMPILE", "0") == "0":
             return
         self._made = tempfile.TemporaryDirectory()
@@ -56,7 +56,10 @@ def _compile(modules: list[Path], into: Path) -> None:
 
     for path in modules:
         # The type checker has proved that nobody assigns. Proving it again at run time takes a fifth of a decision.
-        path.write_text(path.read_text().replace("frozen=True, slots=True", "unsafe_hash=True, slots=True"))
+        text = path.read_text().replace("frozen=True, slots=True", "unsafe_hash=True, slots=True")
+        if "frozen=True" in text:
+            raise ValueError(f"{path}: a dataclass is written `frozen=True, slots=True`, so that it can be told here")
+        path.write_text(text)
     names = [*_MYPY, *map(str, modules)]
     extensions = mypycify(names, group_name="sluicegate_broker_core", target_dir="c", debug_level="0")
     command: Any = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")

@@ -17,7 +17,7 @@ class _Nothing:
     def inc(self, amount: float = 1.0) -> None:
         pass
 
-    observe = set = dec = inc
+    observe = inc
 
 
 def _broker_without_metrics() -> int:

@@ -58,7 +58,8 @@ def main() -> int:
     figures.bar("MB with o200k", counted, 120, 90)
     if options.calls < WHOLE:
         print(f"  ONLY {options.calls:,} calls: the bar of being flat is to {WHOLE:,}")
-    figures.bar(f"most after call {STEP:,}, part of what it was there", max(after) / after[0], 1.05)
+    else:
+        figures.bar(f"most after call {STEP:,}, part of what it was there", max(after) / after[0], 1.05)
     return figures.save()
 
 

@@ -278,6 +278,16 @@ async def test_a_collector_that_is_down_costs_calls_nothing(monkeypatch: pytest.
     assert at.sample("sluicegate_sidecar_calls_total", provider="openai", outcome="granted", reason="room") == 20
 
 
+async def test_variables_that_opentelemetry_refuses_cost_the_traces_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+    async with stand(answer, tracing=True) as at:
+        assert (await post(at))[0] == 200
+    assert "OTEL_*" in caplog.text
+
+
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
 

@@ -27,7 +27,7 @@ from sluicegate.wire.words import ErrorClass, Outcome, Reason
 OTHER = "other"
 _GRANTING = frozenset({Outcome.GRANTED, Outcome.FALLBACK_MODEL, Outcome.FALLBACK_POOL})
 _TASK_TYPES = 100
-_TOGETHER = 1_000
+_TOGETHER = 2_000
 _ACCOUNTS = 20_000
 _QUEUE_SCAN = 5_000
 _PARTY = ("pool", "tier", "tenant", "task_type")
@@ -67,6 +67,7 @@ class Metrics:
         self.task_type = Capped(_TASK_TYPES)
         self._runtime = runtime
         self._uncounted: list[Sequence[Effect]] = []
+        self._waiting = 0
         reg = self.registry
         reg.register(_Before(self.catch_up))  # collected first, as it is registered
         self._requests = Counts(
@@ -112,13 +113,19 @@ class Metrics:
     def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
         """Keeps them to be counted, many together, which takes a third of the time; before a scrape at the latest."""
         del wall_offset
-        self._uncounted.append(effects)
-        if len(self._uncounted) >= _TOGETHER:
-            self.catch_up()
+        if self._runtime.snapshot is not self._snapshot:
+            self.catch_up()  # what was before has the labels of then
+            self._snapshot = self._runtime.snapshot
+            self._accounts.clear()
+        if effects:
+            self._uncounted.append(effects)
+            self._waiting += len(effects)
+            if self._waiting >= _TOGETHER:
+                self.catch_up()
 
     def catch_up(self) -> None:
         """Counts what has not been counted."""
-        uncounted, self._uncounted = self._uncounted, []
+        uncounted, self._uncounted, self._waiting = self._uncounted, [], 0
         for effects in uncounted:
             self._count(effects)
 
@@ -139,8 +146,7 @@ class Metrics:
                 found[1].inc()
 
     def _account(self, party: Party, pool: str) -> _Account:
-        if self._runtime.snapshot is not self._snapshot or len(self._accounts) >= _ACCOUNTS:
-            self._snapshot = self._runtime.snapshot  # labels may be others now
+        if len(self._accounts) >= _ACCOUNTS:
             self._accounts.clear()
         key = (pool, party.tier, party.tenant, party.task_type)
         account = self._accounts.get(key)
@@ -203,7 +209,7 @@ class Metrics:
         self._anomalies(field).inc()
 
     def party(self, party: Party, pool: str) -> tuple[str, str, str, str]:
-        known = pool if pool in self._runtime.snapshot.pools else ""
+        known = pool if pool in self._snapshot.pools else ""
         return known, party.tier, self.tenant(party.tenant), self.task_type(party.task_type)
 
 

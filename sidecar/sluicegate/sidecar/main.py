@@ -70,7 +70,10 @@ async def start_sidecar(settings: Settings, tracing: Tracing | None = None) -> R
     if tracing is None and settings.tracing:
         from sluicegate.sidecar.tracing import Tracing
 
-        tracing = Tracing(settings.namespace, settings.pod, VERSION)
+        try:
+            tracing = Tracing(settings.namespace, settings.pod, VERSION)
+        except ValueError as problem:  # calls go on
+            log.error("no traces: OpenTelemetry refuses its environment (OTEL_*): %s", problem)
     metrics = Metrics()
     credentials = KeyFiles(settings.credentials_dir, settings.credentials)
     hello = pb.Hello(

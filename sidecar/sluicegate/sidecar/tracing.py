@@ -107,7 +107,7 @@ class CallTrace:
             (semconv.TIER, grant.tier),
             (semconv.BINDING_LIMIT, grant.binding_limit),
         ):
-            if text:
+            if text or number > 1:  # not what was said of the attempt before
                 span.set_attribute(name, text)
         span.set_attribute(semconv.QUEUE_WAIT, convert.from_duration(grant.waited))
         inbound = self._inbound

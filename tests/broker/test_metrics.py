@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is counted late is counted as it was."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sluicegate.broker.configuration import Configuration
+from sluicegate.broker.core.config import LimitConfig, PoolConfig, Snapshot
+from sluicegate.broker.core.events import Acquire, Configure
+from sluicegate.broker.core.units import Workload
+from sluicegate.broker.decisions import DecisionLog
+from sluicegate.broker.metrics import Metrics
+from sluicegate.broker.runtime import Runtime
+from sluicegate.broker.sessions import Sessions
+from sluicegate.wire.values import Estimate
+from sluicegate.wire.words import Provider, Resource
+
+LIMITS = (LimitConfig(Resource.REQUESTS, 6e6, 60.0),)
+
+
+def snapshot(version: str, name: str) -> Snapshot:
+    return Snapshot(version, {name: PoolConfig(name, Provider.OPENAI, "https://x", (f"{name}-model",), LIMITS)}, {})
+
+
+async def test_calls_before_a_change_keep_the_name_of_their_pool() -> None:
+    runtime = Runtime(snapshot("1", "old"))
+    sessions, decisions = Sessions(runtime, 5.0), DecisionLog()
+    metrics = Metrics(runtime, sessions, Configuration(runtime), decisions, 100)
+    runtime.add_witness(metrics)
+
+    def count(pool: str) -> float | None:
+        labels = {"pool": pool, "tier": "Free", "tenant": "acme/unassigned", "task_type": ""}
+        return metrics.registry.get_sample_value("sluicegate_attempts_total", labels)
+
+    async def call(call_id: str, pool: str) -> None:
+        workload = Workload("acme", "default")
+        runtime.submit(Acquire(call_id, "s", workload, Provider.OPENAI, f"{pool}-model", Estimate(10)))
+        await asyncio.sleep(0.01)
+
+    await call("c1", "old")
+    runtime.submit(Configure(snapshot("2", "new")))
+    await asyncio.sleep(0.01)
+    await call("c2", "new")
+    assert (count("old"), count("new"), count("")) == (1.0, 1.0, None)
+    runtime.stop()
