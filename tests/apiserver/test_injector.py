@@ -278,11 +278,9 @@ def test_a_certificate_of_the_users_own_serves_as_well(plane: ControlPlane, no_w
         assert injected(created(plane, pod("plain", inject="true"))[0])
 
 
-async def test_who_is_asked_to_stop_serves_until_the_api_server_calls_no_more(plane: ControlPlane, no_webhook: None):
-    port = free_port()
-    plane.apply(*webhook_at(port))
-    plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "leaving", "namespace": SYSTEM}})
-    settings = Settings(
+def on_port(port: int, secret: str) -> Settings:
+    """An injector at `port` of loopback, its certificates in Secret `secret`."""
+    return Settings(
         image="sluicegate:test",
         broker="broker:1",
         host="127.0.0.1",
@@ -290,10 +288,16 @@ async def test_who_is_asked_to_stop_serves_until_the_api_server_calls_no_more(pl
         admin_host="127.0.0.1",
         admin_port=0,
         hosts=("127.0.0.1",),
-        tls_secret=ObjectRef(SYSTEM, "leaving"),
+        tls_secret=ObjectRef(SYSTEM, secret),
         webhook=NAME,
-        drain=5.0,
     )
+
+
+async def test_who_is_asked_to_stop_serves_until_the_api_server_calls_no_more(plane: ControlPlane, no_webhook: None):
+    port = free_port()
+    plane.apply(*webhook_at(port))
+    plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "leaving", "namespace": SYSTEM}})
+    settings = dataclasses.replace(on_port(port, "leaving"), drain=5.0)
     asked = pod("plain", inject="true")
     async with connect(from_kubeconfig(plane.kubeconfig)) as client:
         running = Injector(settings, client)
@@ -317,17 +321,7 @@ async def test_another_authority_is_taken_over_without_a_restart_and_what_is_und
     monkeypatch.setattr(injector_main, "follow", functools.partial(follow, every=0.2))
     port = free_port()
     plane.apply(*webhook_at(port))
-    settings = Settings(
-        image="sluicegate:test",
-        broker="broker:1",
-        host="127.0.0.1",
-        port=port,
-        admin_host="127.0.0.1",
-        admin_port=0,
-        hosts=("127.0.0.1",),
-        tls_secret=ObjectRef(SYSTEM, "rotated"),
-        webhook=NAME,
-    )
+    settings = on_port(port, "rotated")
 
     def bundles() -> set[str]:
         hooks = plane.get("mutatingwebhookconfiguration", NAME)["webhooks"]
