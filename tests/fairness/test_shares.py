@@ -61,6 +61,25 @@ def test_guarantees_hold_though_a_higher_tier_takes_all() -> None:
     assert sum(result.tokens.values()) >= 0.97 * 1000 * 180
 
 
+def test_a_guarantee_holds_at_the_headroom_of_a_tier_that_leaves_it() -> None:
+    """Free's large calls need more than the small ones above it, before which the same headroom is held back."""
+    tiers = [
+        TierConfig("Critical", guaranteed_percent=30, reserved_headroom_percent=10),
+        TierConfig("Standard", guaranteed_percent=10),
+        TierConfig("Free", guaranteed_percent=5),
+    ]
+    offers = [
+        Offer("a/Critical", tier="Critical", rate=2),
+        Offer("a/Standard", tier="Standard", rate=30, tokens=(20, 60)),
+        Offer("a/Free", tier="Free", rate=5, tokens=(300, 500)),
+    ]
+    result = run(offers, tiers, seconds=300)
+    assert result.share("a/Free") == pytest.approx(0.05, rel=0.03)
+    assert max(result.waits["Critical"]) < 0.2
+    assert audit(result.decisions) == []
+    assert result.quota_rejections == 0
+
+
 def test_strict_order_without_guarantees() -> None:
     tiers = [TierConfig("Critical"), TierConfig("Free")]
     result = run([Offer(f"a/{tier.name}", tier=tier.name, rate=30) for tier in tiers], tiers, seconds=60)

@@ -306,7 +306,8 @@ class Pool:
             if not event.dispatched:
                 final = Charge(requests=0.0)
         charge = final or call.charge
-        line.queue.tiers[call.tier].settled(call, line.ranking.share(line.ranking.vector(charge)))
+        vector = line.ranking.vector(charge)
+        line.queue.tiers[call.tier].settled(call, vector, line.ranking.share(vector))
         flow = call.flow
         assert flow is not None
         if flow.ceilings is not None:

@@ -4,7 +4,8 @@
 Theory of operation. Take the head of the order; if the budget has room for it, grant and go on; if not, that call
 holds the claim on the meter that it waits for, nothing passes it but backfill that cannot delay it, and the pool wakes
 when the meter has refilled. A call of higher order that arrives meanwhile becomes the head and so takes the claim over;
-a due guarantee keeps it (`queue`).
+a due guarantee keeps it (`queue`). Where only reserved headroom keeps a due guarantee, those who may draw that headroom
+go before it and nobody else does: otherwise smaller calls at the same gate would take whatever flows in, for ever.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Pump:
         self.binding: MeterKey | None = None
         self.blocked: Call | None = None  # the head of the order, which holds the claim
         self.blocked_until = inf
+        self._at_gate = False  # it waits for headroom that others may draw
         self._claim: Lack | None = None  # what the head of the order waits for, where backfill may help
 
     def run(self, now: float, out: list[Effect], *, unchanged: bool = False) -> None:
@@ -46,6 +48,7 @@ class Pump:
             self.binding = None
             return
         gated: set[int] = set()
+        gate: Call | None = None  # the first due guarantee that only headroom keeps
         while True:
             if not line.breaker.admits(now):
                 self.binding, self.blocked_until = None, max(line.breaker.wakes_at(), now + _SHORTEST_SLEEP)
@@ -55,7 +58,10 @@ class Pump:
                 self.binding = None
                 return
             call, due = found
-            if call is before and now < until:
+            if gate is not None and line.held_back[call.tier] >= line.held_back[gate.tier]:
+                call, due = gate, True
+                queue.claiming_guarantee = call.tier
+            if call is before and now < until and not self._at_gate:
                 self.blocked, self.blocked_until = before, until
                 if self._claim is not None:
                     self._backfill(call, self._claim, now, out)
@@ -63,26 +69,32 @@ class Pump:
             lack = line.budget.lack(call.charge, now, self._gate(call, due=due))
             if lack is None:
                 self.grant(call, Reason.GUARANTEE if due else None, now, out)
-            elif due and lack.headroom:
-                gated.add(call.tier)
+            elif due and lack.headroom and call is not gate:
+                held = line.held_back[call.tier]
+                gated.update([tier for tier, also in enumerate(line.held_back) if also >= held])
+                if gate is None and lack.ready_at < inf:
+                    gate = call
             elif lack.ready_at == inf and self._never_fits(call, lack):
                 line.leave(call, Reason.NEVER_FITS, now)
             else:
                 if not lack.headroom:
                     queue.tiers[call.tier].short = True
-                self.blocked = call
-                self.binding = call.binding = lack.meter
-                self.blocked_until = max(lack.ready_at, now + _SHORTEST_SLEEP) if lack.ready_at < inf else now + _POLL
-                # A continuous meter that every call draws on leaves nothing that cannot delay the claim.
-                binding = lack.meter
-                drained = binding in line.ranking.continuous and binding.resource in (
-                    Resource.REQUESTS,
-                    Resource.TOKENS,
-                )
-                self._claim = None if drained else lack
-                if self._claim is not None:
-                    self._backfill(call, lack, now, out)
+                self._block(call, lack, now, out)
                 return
+
+    def _block(self, call: Call, lack: Lack, now: float, out: list[Effect]) -> None:
+        """`call` holds the claim on the meter that it lacks; what cannot delay it goes."""
+        line = self.line
+        self.blocked = call
+        self._at_gate = lack.headroom
+        self.binding = call.binding = lack.meter
+        self.blocked_until = max(lack.ready_at, now + _SHORTEST_SLEEP) if lack.ready_at < inf else now + _POLL
+        # A continuous meter that every call draws on leaves nothing that cannot delay the claim.
+        binding = lack.meter
+        drained = binding in line.ranking.continuous and binding.resource in (Resource.REQUESTS, Resource.TOKENS)
+        self._claim = None if drained else lack
+        if self._claim is not None:
+            self._backfill(call, lack, now, out)
 
     def pass_through(self, call: Call, flow: Flow, now: float, out: list[Effect]) -> bool:
         """Grant a new call that nobody waits before, where it has room: what `run` would do, without the queue."""

@@ -11,8 +11,9 @@ more than that.
 *Guarantee.* Credit accrues on each continuous meter at `guaranteed_percent` of its effective rate, only while the
 tier is backlogged, up to one second's worth above the largest charge of this backlog: a due call that waits until the
 bucket holds its charge, or a smaller one that comes to the head before it, loses none. It is debited by guarantee
-grants alone, not by what the tier gets in order or borrows. It is due when it covers the charge on every meter. So over
-any time a backlogged tier gets its guarantee less one such cap. A guarantee of 0 never is due: the order is strict.
+grants alone, not by what the tier gets in order or borrows, for what they turned out to be charged. It is due when it
+covers the charge on every meter. So over any time a backlogged tier gets its guarantee less one such cap. A guarantee
+of 0 never is due: the order is strict.
 
 *Ceiling.* A bucket per meter that fills at `ceiling_percent` of the effective rate and holds one second of it. A grant
 may take it below zero; the tier is then out of the order until it is not.
@@ -33,6 +34,7 @@ from sluicegate.broker.core.ceiling import TenantCeilings
 from sluicegate.broker.core.config import TierConfig
 from sluicegate.broker.core.fair import FairQueue
 from sluicegate.broker.core.flow import BATCH, Call, Flow, Urgency, Vector
+from sluicegate.wire.words import Reason
 
 _CREDIT_SECONDS = 1.0
 _CEILING_SECONDS = 1.0
@@ -264,10 +266,14 @@ class Tier:
         self._idle_since = now
         self._forget()
 
-    def settled(self, call: Call, share: float) -> None:
-        """`call` is no longer in flight and turned out to cost `share`."""
+    def settled(self, call: Call, vector: Vector, share: float) -> None:
+        """`call` is no longer in flight and turned out to cost `vector`, a dominant share of `share`."""
         flow = call.flow
         assert flow is not None
+        if call.grant is not None and call.grant.reason is Reason.GUARANTEE:
+            for index, (reserved, charged) in enumerate(zip(call.vector, vector, strict=True)):
+                self._credit[index] += reserved - charged
+            self._not_due = None
         change = share / flow.weight - call.cost
         flow.in_flight -= 1
         flow.tag = max(0.0, flow.tag + change)
