@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sluicegate.broker.core import schema
 from sluicegate.operator.core.crds import RULES
 from tests.cluster.control_plane import ControlPlane
 
@@ -55,6 +56,27 @@ def test_the_examples_are_taken_as_they_stand(plane: ControlPlane):
                 document["metadata"].pop("namespace", None)
                 code, words = dry_run(plane, document)
                 assert code == 0, f"{path.name}: {words}"
+
+
+FALLBACKS: dict[str, Any] = {
+    "model": "gpt-4o-mini",
+    "pool": "other",
+    "cached": {"maxAge": "1h"},
+    "degrade": {"message": "later"},
+    "trim": {"inputTokens": 2000},
+}
+
+
+def test_each_fallback_is_taken_alone_and_none_beside_another(plane: ControlPlane):
+    assert tuple(FALLBACKS) == schema.FALLBACKS
+    for option, value in FALLBACKS.items():
+        task = {"taskType": "a", "fallback": [{option: value}]}
+        code, words = dry_run(plane, changed(POLICY, tasks=[task]))
+        assert code == 0, words
+        task["fallback"] = [{option: value} | ({"pool": "x"} if option != "pool" else {"model": "x"})]
+        code, words = dry_run(plane, changed(POLICY, tasks=[task]))
+        assert code != 0
+        assert "exactly one of model, pool, cached, degrade and trim" in words
 
 
 BAD = [

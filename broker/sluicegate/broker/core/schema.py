@@ -233,6 +233,10 @@ class FallbackSpec(_Strict):
     trim: TrimSpec | None = None
 
 
+FALLBACKS = tuple(FallbackSpec.model_fields)
+ONE_FALLBACK = f"exactly one of {', '.join(FALLBACKS[:-1])} and {FALLBACKS[-1]}"
+
+
 class TaskSpec(_Strict):
     task_type: Word
     latency: LatencyName | None = None

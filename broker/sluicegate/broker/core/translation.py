@@ -253,8 +253,7 @@ def _tenant_problems(spec: schema.TenantPolicySpec) -> Iterator[Problem]:
     for index, task in enumerate(spec.tasks):
         for at, entry in enumerate(task.fallback):
             if len(entry.model_fields_set) != 1 or not list(_options(entry)):
-                message = "must say exactly one of model, pool, cached, degrade and trim"
-                yield Problem(f"spec.tasks[{index}].fallback[{at}]", "", message)
+                yield Problem(f"spec.tasks[{index}].fallback[{at}]", "", f"must say {schema.ONE_FALLBACK}")
 
 
 def _repeated(values: Iterable[H]) -> Iterator[tuple[int, H]]:

@@ -137,8 +137,8 @@ RULES: Mapping[str, Mapping[str, tuple[_Rule, ...]]] = {
     "TenantPolicy": {
         "tasks.*.fallback.*": (
             (
-                "[has(self.model), has(self.pool), has(self.cached), has(self.degrade)].filter(x, x).size() == 1",
-                "must say exactly one of model, pool, cached and degrade",
+                f"[{', '.join(f'has(self.{option})' for option in schema.FALLBACKS)}].filter(x, x).size() == 1",
+                f"must say {schema.ONE_FALLBACK}",
             ),
         ),
     },
