@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sluicegate classify`: what a provider's response means, read from lines of JSON, answered in lines of JSON.
 
-In: `provider`, `status`, `headers`, `body`, optional `stream_event` (an event or a list of them) and `request`.
+In: `provider`, `status`, `headers`, `body`, optional `stream_event` (an event or a list of them) and `request`, which
+is for the reader of the line: what a response means does not depend on it.
 Out: `class`, `limit_dimension`, `retry_after_s`, `remaining_*`, `reset_*_s`, `never_fits`, `reason`, and what else the
 response said. A line that cannot be read is answered with `error`; the exit code then is 1 at the end.
 """

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pod", metavar="POD", help="a pod, or a workload as KIND/NAME such as deployment/chat")
     parser.add_argument("-n", "--namespace", default="", metavar="NAME", help="its namespace; default: the context's")
     add_cluster(parser)
-    add_output(parser, ("table", "json", "yaml"))
+    add_output(parser, ("table", "wide", "json", "yaml"))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ async def _run(options: argparse.Namespace) -> int:
         found = await installation(client, options.system_namespace or "")
         labels = (await client.get(f"/api/v1/namespaces/{namespace}"))["metadata"].get("labels") or {}
         value = await explained(client, found, resource, namespace, labels)
-    out(structured(value, options.output) if options.output != "table" else drawn(value))
+    out(structured(value, options.output) if options.output not in ("table", "wide") else drawn(value))
     return 0
 
 

@@ -7,7 +7,7 @@
     billing, auth, invalid, context length,   never: the sidecar passes the provider's error through
     content policy
 
-A pool's circuit breaker will bound the second row for the whole fleet; here is where it takes its place.
+A pool's circuit breaker bounds the second row for the whole fleet.
 """
 
 from __future__ import annotations
