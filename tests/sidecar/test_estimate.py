@@ -20,6 +20,7 @@ from sluicegate.sidecar.core.estimate import estimate, prompt_of
 from sluicegate.sidecar.core.estimate.images import anthropic_image, gemini_image, openai_image, size_of
 from sluicegate.sidecar.core.estimate.models import CL100K, O200K, encoding_of
 from sluicegate.sidecar.core.providers import ANTHROPIC, OPENAI, table_of
+from sluicegate.sidecar.core.providers.api import Wire
 from sluicegate.sidecar.tokenizer import Tokenizer, load_encoding
 from sluicegate.wire.words import Provider
 
@@ -229,6 +230,9 @@ def test_an_exact_count_needs_the_providers_own_tokenizer():
 def test_caps_and_choices():
     prompt = prompt_of(CHAT, user("a", max_tokens=5, max_completion_tokens=7, n=3))
     assert (prompt.cap, prompt.choices) == (7, 3)
+    api = next(api for api in table_of(Provider.GOOGLE_GEMINI).apis.values() if api.wire is Wire.GENERATE)
+    for config in ({"generationConfig": {"candidateCount": 3}}, {"generation_config": {"candidate_count": 3}}):
+        assert prompt_of(api, {"contents": [], **config}).choices == 3
     assert prompt_of(CHAT, user("a", max_tokens=-1, n=0)).cap is None
     assert prompt_of(CHAT, user("a", max_tokens=True)).cap is None
     assert estimate(prompt, 0).output_tokens == 7

@@ -110,8 +110,8 @@ def _cap(api: Api, body: dict[str, Any]) -> int | None:
 
 
 def _choices(body: dict[str, Any]) -> int:
-    config = as_dict(body.get("generationConfig"))
-    given = (body.get("n"), body.get("best_of"), config.get("candidateCount"))
+    camel, snake = as_dict(body.get("generationConfig")), as_dict(body.get("generation_config"))
+    given = (body.get("n"), body.get("best_of"), camel.get("candidateCount"), snake.get("candidate_count"))
     return max(whole(value, 1, _MAX_CHOICES) or 1 for value in given)
 
 
