@@ -113,7 +113,9 @@ async def test_the_admin_server_tells_health_metrics_and_state(broker: RunningBr
             'sluicegate_provider_responses_total{class="none",pool="gpt-4o"} 1.0',
             'sluicegate_provider_responses_total{class="quota_daily",pool="gpt-4o"} 1.0',
             'sluicegate_reserved_ratio_count{pool="gpt-4o"} 1.0',
+            'sluicegate_reserved_ratio_sum{pool="gpt-4o"} 0.9333333333333333',
             'sluicegate_estimate_ratio_count{pool="gpt-4o"} 1.0',
+            'sluicegate_estimate_ratio_sum{pool="gpt-4o"} 1.0',
             "sluicegate_core_faults_total 0.0",
         ):
             name, _, rest = line.partition("{")

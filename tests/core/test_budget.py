@@ -138,6 +138,14 @@ def test_anthropic_corrects_input_and_output():
     assert budget.available(0.0) == {INPUT: 9500, OUTPUT: 800}
 
 
+def test_what_ends_without_usage_stays_charged_as_reserved():
+    budget = observed(observed(anthropic(), 10_000, key=INPUT), 2000, key=OUTPUT)
+    charge = Charge(1.0, 3000, 2000, 1000)
+    budget.reserve("a", charge, 0.0)
+    assert budget.settle("a", dispatched=True, usage=None, now=0.0) == charge
+    assert budget.available(0.0) == {INPUT: 8000, OUTPUT: 1000}
+
+
 def test_an_upward_correction_beyond_what_is_there_is_paid_by_refill():
     budget = observed(anthropic(), 1000, key=OUTPUT)
     budget.reserve("a", Charge(1.0, 0, 0, 1000), 0.0)

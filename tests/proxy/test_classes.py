@@ -16,6 +16,7 @@ from tests.proxy.test_calls import CHAT, complete, post
 
 PER_MINUTE = "on {0} per min: Limit 900, Used 900, Requested 80. Please try again in 2s."
 CLASSES = [
+    (0, "closed without a word", "Closed.", "network", logging.WARNING),
     (429, "rate_limit_exceeded", PER_MINUTE.format("tokens"), "quota_tokens", logging.WARNING),
     (429, "rate_limit_exceeded", PER_MINUTE.format("requests"), "quota_requests", logging.WARNING),
     (429, "rate_limit_exceeded", PER_MINUTE.format("input tokens"), "quota_input_tokens", logging.WARNING),
@@ -41,6 +42,8 @@ async def test_a_class_is_counted_and_logged_apart(
     status: int, code: str, message: str, kind: str, level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def script(exchange: Exchange) -> None:
+        if not status:
+            raise ConnectionResetError
         error = {"message": message, "type": "x", "code": code}
         await exchange.reply(json.dumps({"error": error}).encode(), f"{status} No")
 
