@@ -76,6 +76,13 @@ async def post(stand: Stand, body: object, path: str = "/openai/v1/chat/completi
         return response.status, response.headers, await response.read()
 
 
+def told(s: Stand) -> str:
+    """All that the sidecar said to the broker."""
+    said = (s.broker.hellos, s.broker.acquires, s.broker.observations, s.broker.settlements, s.broker.attachments)
+    assert all(said[:2])
+    return str(said)
+
+
 async def test_a_chat_call_goes_through_and_is_settled_with_its_usage():
     async with stand(complete) as s:
         client: Any = openai.AsyncOpenAI(base_url=s.url + "/openai/v1", api_key="sk-secret", max_retries=0)
@@ -103,7 +110,9 @@ async def test_a_chat_call_goes_through_and_is_settled_with_its_usage():
         assert call.criticality.max_wait.nanos == 800_000_000
         assert call.criticality.chain.id == "job"
         assert call.key_fingerprint
-        assert "sk-secret" not in str(call)
+        said = (s.broker.hellos, s.broker.acquires, s.broker.observations, s.broker.settlements)
+        assert all(said)
+        assert "sk-secret" not in str(said)
         sent = s.provider.requests[0]
         assert sent.line == "POST /v1/chat/completions HTTP/1.1"
         assert sent.header("authorization") == "Bearer sk-secret"

@@ -33,6 +33,9 @@ CLASSES = [
 ]
 
 
+LIMITS = "content-type: application/json\r\nx-ratelimit-limit-requests: 500\r\nx-ratelimit-remaining-requests: 400"
+
+
 def final(call: pb.CallRequest, attempt: int) -> pb.Grant | pb.Reject:
     return granted(call, attempt) if attempt == 1 else rejected(call, Reason.ATTEMPTS_EXHAUSTED)
 
@@ -45,7 +48,7 @@ async def test_a_class_is_counted_and_logged_apart(
         if not status:
             raise ConnectionResetError
         error = {"message": message, "type": "x", "code": code}
-        await exchange.reply(json.dumps({"error": error}).encode(), f"{status} No")
+        await exchange.reply(json.dumps({"error": error}).encode(), f"{status} No", LIMITS)
 
     caplog.set_level(logging.INFO, "sluicegate.sidecar.books")
     async with stand(script, final) as s:
@@ -56,6 +59,9 @@ async def test_a_class_is_counted_and_logged_apart(
         assert counted == 3
         error_class = convert.ERROR_CLASS.from_proto(s.broker.settlements[0].error_class)
         assert error_class == (ErrorClass.QUOTA if kind.startswith("quota") else kind)
+        # The headers of a failure are told as those of a success.
+        read = [(r.limit, r.remaining_low) for o in s.broker.observations for r in o.readings]
+        assert read == [(500, 400)] * (3 if status else 0)
         (record,) = [record for record in caplog.records if record.name == "sluicegate.sidecar.books"]
         assert record.levelno == level
         assert f"failed: {kind}, provider openai, pool gpt" in record.getMessage()
