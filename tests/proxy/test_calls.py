@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from sluicegate.sidecar import ending
 from sluicegate.sidecar.core.routes import Route
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
@@ -296,6 +297,7 @@ async def test_a_degraded_answer_has_the_providers_own_shape(stream: bool):
             raw = await client.chat.completions.with_raw_response.create(model="gpt-4o", **ask)
             assert raw.parse().choices[0].message.content == "busy"
             assert raw.headers["x-sluicegate-outcome"] == "degraded"
+            assert raw.headers["x-sluicegate-reason"] == "predicted-wait"
             message = await other.messages.create(model="claude-x", max_tokens=9, **ask)
             assert message.content[0].text == "busy"
             assert (await client.responses.create(model="gpt-4o", input="x")).output_text == "busy"
@@ -321,6 +323,22 @@ async def test_a_cached_answer_stands_in_for_the_same_request_of_the_same_tenant
         assert (status, headers["x-sluicegate-outcome"]) == (429, "rejected")
 
 
+async def test_an_answer_that_became_too_old_meanwhile_stands_in_for_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ending, "_GRACE", 0.0)
+
+    def policy(call: pb.CallRequest, attempt: int) -> pb.Grant | pb.Fallback:
+        if len(s.broker.acquires) == 1:
+            return granted(call, attempt)
+        option = types_pb2.FallbackOption(cached_max_age=convert.to_duration(0.05))
+        return pb.Fallback(call_id=call.call_id, option=option, reason="predicted_wait", tenant="acme/acme")
+
+    async with stand(complete, policy) as s:
+        await post(s, CHAT)
+        await asyncio.sleep(0.1)
+        status, headers, _ = await post(s, CHAT)
+        assert (status, headers["x-sluicegate-outcome"]) == (429, "rejected")
+
+
 async def test_a_fallback_model_is_what_the_provider_gets():
     def policy(call: pb.CallRequest, attempt: int) -> pb.Grant:
         outcome = convert.OUTCOME.to_proto(Outcome.FALLBACK_MODEL)
@@ -332,6 +350,7 @@ async def test_a_fallback_model_is_what_the_provider_gets():
         assert sent["model"] == "gpt-4o-mini"
         assert sent["stream_options"] == {"x": 1, "include_usage": True}
         assert headers["x-sluicegate-outcome"] == "fallback-model"
+        assert headers["x-sluicegate-reason"] == "fallback"
 
 
 async def test_failover_to_another_provider_takes_that_pools_own_key(tmp_path):
