@@ -189,6 +189,16 @@ def test_a_variable_that_some_read_before_ours_is_reported():
         assert not warned(name, ours)
 
 
+def test_an_environment_that_nobody_can_see_is_reported():
+    def warnings(**more: Any) -> list[str]:
+        container = {"name": "app", "image": "x", **more}
+        return [text for text in made(pod(containers=[container])).warnings if "envFrom" in text]
+
+    (text,) = warnings(envFrom=[{"secretRef": {"name": "s"}}])
+    assert text == "container app: base URLs that its envFrom may hold give way to the sidecar's"
+    assert warnings(env=[]) == []
+
+
 def test_a_proxy_that_would_take_our_calls_is_reported():
     def warned(*env: tuple[str, str]) -> bool:
         container = {"name": "app", "env": [{"name": name, "value": value} for name, value in env]}
