@@ -56,7 +56,7 @@ async def _run(options: argparse.Namespace) -> int:
         found = await installation(client, options.system_namespace or "")
         labels = (await client.get(f"/api/v1/namespaces/{namespace}"))["metadata"].get("labels") or {}
         value = await explained(client, found, resource, namespace, labels)
-    out(structured(value, options.output) if options.output not in ("table", "wide") else drawn(value))
+    out(structured(value, options.output) if options.output in ("json", "yaml") else drawn(value))
     return 0
 
 
