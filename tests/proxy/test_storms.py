@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aiohttp
@@ -114,30 +115,40 @@ FAILOVER = [{"pool": "second", "models": {"gpt-4o": "gpt-4o-mini"}}]
 
 
 async def test_an_overload_opens_one_breaker_once_and_calls_fail_over_at_once(tmp_path: Path) -> None:
-    async with world(
-        tmp_path, circuitBreaker={**BREAKER, "openFor": "30s", "maxOpenFor": "30s"}, failover=FAILOVER
-    ) as w:
+    took = [await overload_storm(tmp_path / str(n)) for n in range(5)]
+    assert median(took) < 0.1, "of several storms, since a busy machine may hold up any one"
+
+
+async def overload_storm(folder: Path) -> float:
+    """Seconds from the error that opened the breaker to the last attempt that was sent elsewhere because of it."""
+    folder.mkdir()
+    async with world(folder, circuitBreaker={**BREAKER, "openFor": "30s", "maxOpenFor": "30s"}, failover=FAILOVER) as w:
         w.emulator.pool("first").plan.push([Fault.OVERLOAD] * 12)
-        before = {str(m.key): (m.limit, m.capacity) for m in w.status().meters}
+        before = meters(w)
         answers = await asyncio.gather(*(w.ask(n) for n in range(12)))
         assert [status for status, _ in answers] == [200] * 12
         status = w.status()
         assert dict(status.breaker.transitions)[BreakerState.OPEN] == 1
-        assert {str(m.key): (m.limit, m.capacity) for m in status.meters} == before, "an overload says nothing of quota"
         assert all(error is ErrorClass.OVERLOAD for _, _, error, _ in w.broker.runtime.dispatcher.failovers())
         (opened,) = [at for at, e in w.seen if isinstance(e, Settled) and e.opened]
         assert not [at for at, e in w.seen if isinstance(e, Granted) and e.pool == "first" and at > opened]
+        moved = [headers for _, headers in answers if headers["x-sluicegate-outcome"] == "fallback-pool"]
+        assert {headers["x-sluicegate-reason"] for headers in moved} == {"breaker-open"}
         # What the provider saw: the fifth error opened it, and every call whose error came before is there at once.
         records = w.emulator.calls.records
         failed = sorted(r.at + r.seconds for r in records if r.outcome == "overloaded")
         sent = sorted(r.at for r in records if r.pool == "second")
         assert len(sent) == 12
-        assert 0.0 < sent[0] - failed[4] < 0.1
-        moved = [headers for _, headers in answers if headers["x-sluicegate-outcome"] == "fallback-pool"]
-        assert {headers["x-sluicegate-reason"] for headers in moved} == {"breaker-open"}
+        assert failed[4] < sent[0]
         # The provider of the first pool is asked no more, however often the fleet calls.
         assert [(await w.ask(n))[0] for n in range(4)] == [200] * 4
         assert len([r for r in records if r.pool == "first"]) == len(failed)
+        assert meters(w) == before, "an overload says nothing of quota, and what was refused so is given back"
+        return sent[-1] - failed[4]
+
+
+def meters(w: World) -> dict[str, tuple[float, ...]]:
+    return {str(m.key): (m.limit, m.capacity, m.reserved, m.foreign_rate) for m in w.status().meters}
 
 
 async def test_a_quota_storm_leaves_the_breaker_closed(tmp_path: Path) -> None:
