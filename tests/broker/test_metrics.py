@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is counted late is counted as it was."""
+"""Calls keep the name that their pool had."""
 
 from __future__ import annotations
 

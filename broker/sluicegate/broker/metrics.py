@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every metric of the broker. Counters follow the effects; gauges are read from the core when somebody scrapes.
+"""Every metric of the broker. Counters are what the accounts say; gauges are read from the core when somebody scrapes.
 
 Labels are bounded: pools and tiers by configuration, reasons and outcomes by their enums, tenants and task types by a
 cap beyond which they are `other`. Never a call, a pod or a key.
@@ -9,30 +9,26 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Gauge, Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from sluicegate.broker.configuration import Configuration
-from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Settled
+from sluicegate.broker.core.accounts import Accounts, Labels, Spread
+from sluicegate.broker.core.effects import Effect, Party
 from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
-from sluicegate.wire.tallies import Count, Counts, Spread, Spreads
+from sluicegate.wire.tallies import Counts
 from sluicegate.wire.version import VERSION
-from sluicegate.wire.words import ErrorClass, Outcome, Reason
+from sluicegate.wire.words import ErrorClass
 
 OTHER = "other"
-_GRANTING = frozenset({Outcome.GRANTED, Outcome.FALLBACK_MODEL, Outcome.FALLBACK_POOL})
 _TASK_TYPES = 100
-_TOGETHER = 2_000
-_ACCOUNTS = 20_000
 _QUEUE_SCAN = 5_000
 _PARTY = ("pool", "tier", "tenant", "task_type")
-_RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30)
-_WAITS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Capped:
@@ -62,47 +58,13 @@ class Metrics:
         decisions: DecisionLog,
         max_tenants: int,
     ) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = reg = CollectorRegistry()
         self.tenant = Capped(max_tenants)
         self.task_type = Capped(_TASK_TYPES)
         self._runtime = runtime
-        self._uncounted: list[Sequence[Effect]] = []
-        self._waiting = 0
-        reg = self.registry
-        reg.register(_Before(self.catch_up))  # collected first, as it is registered
-        self._requests = Counts(
-            "sluicegate_requests", "Calls by what became of them in the end", (*_PARTY, "outcome"), reg
-        )
-        self._attempts = Counts(
-            "sluicegate_attempts", "Grants, those of a call's further attempts included", _PARTY, reg
-        )
-        self._open: dict[str, tuple[_Account, Count]] = {}  # calls in flight, as they were granted
-        self._accounts: dict[tuple[str, str, str, str], _Account] = {}
         self._snapshot = runtime.snapshot
-        self._decisions = Counts(
-            "sluicegate_decisions", "Decisions by their reason", ("pool", "tier", "outcome", "reason"), reg
-        )
-        self._waits = Spreads(
-            "sluicegate_queue_wait_seconds",
-            "Time from a call's arrival to its first decision",
-            (*_PARTY, "outcome"),
-            _WAITS,
-            reg,
-        )
-        self._retries = Counts("sluicegate_retries", "Attempts that went back to the queue", (*_PARTY, "reason"), reg)
-        self._reserved = Counts("sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", _PARTY, reg)
-        self._reserved_ratio = Spreads(
-            "sluicegate_reserved_ratio", "Tokens reserved / really used, per call", ["pool"], _RATIOS, reg
-        )
-        self._estimate_ratio = Spreads(
-            "sluicegate_estimate_ratio", "Input tokens expected / real, per call", ["pool"], _RATIOS, reg
-        )
-        self._consumed = Counts(
-            "sluicegate_tokens_consumed", "Tokens really used, as providers reported", (*_PARTY, "kind"), reg
-        )
-        self._responses = Counts(
-            "sluicegate_provider_responses", "Attempts by what the provider answered", ("pool", "class"), reg
-        )
+        self._accounts = Accounts(self._party)
+        reg.register(_Calls(self._accounts))
         self._anomalies = Counts(
             "sluicegate_settlement_anomalies", "Absurd fields of settlements, counted as not said", ("field",), reg
         )
@@ -111,135 +73,102 @@ class Metrics:
         reg.register(_State(self, runtime, sessions, configuration, decisions))
 
     def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
-        """Keeps them to be counted, many together, which takes a third of the time; before a scrape at the latest."""
         del wall_offset
         if self._runtime.snapshot is not self._snapshot:
-            self.catch_up()  # what was before has the labels of then
             self._snapshot = self._runtime.snapshot
-            self._accounts.clear()
-        if effects:
-            self._uncounted.append(effects)
-            self._waiting += len(effects)
-            if self._waiting >= _TOGETHER:
-                self.catch_up()
-
-    def catch_up(self) -> None:
-        """Counts what has not been counted."""
-        uncounted, self._uncounted, self._waiting = self._uncounted, [], 0
-        for effects in uncounted:
-            self._count(effects)
-
-    def _count(self, effects: Sequence[Effect]) -> None:
-        ended: dict[str, None] = {}
-        for effect in effects:
-            if isinstance(effect, Decision):
-                ended.pop(effect.call_id, None)
-                self._decided(effect)
-            elif isinstance(effect, Settled):
-                ended[effect.call_id] = None
-                self._settled(effect)
-            elif isinstance(effect, Requeued):
-                ended.pop(effect.call_id, None)
-                self._retries(*self.party(effect.party, effect.pool), effect.reason).inc()
-        for call_id in ended:
-            if (found := self._open.pop(call_id, None)) is not None:
-                found[1].inc()
-
-    def _account(self, party: Party, pool: str) -> _Account:
-        if len(self._accounts) >= _ACCOUNTS:
-            self._accounts.clear()
-        key = (pool, party.tier, party.tenant, party.task_type)
-        account = self._accounts.get(key)
-        if account is None:
-            labels = self.party(party, pool)
-            account = self._accounts[key] = _Account(
-                labels,
-                self._attempts(*labels),
-                self._reserved(*labels),
-                self._consumed(*labels, "input"),
-                self._consumed(*labels, "output"),
-                self._reserved_ratio(labels[0]),
-                self._estimate_ratio(labels[0]),
-            )
-        return account
-
-    def _decided(self, decision: Decision) -> None:
-        """A call that was granted is counted when its last attempt has ended, every other one now."""
-        outcome = decision.outcome
-        account = self._account(decision.party, decision.pool)
-        found = account.decided.get((outcome, decision.reason))
-        if found is None:
-            labels = account.labels
-            found = account.decided[outcome, decision.reason] = (
-                self._decisions(labels[0], labels[1], outcome, decision.reason),
-                self._waits(*labels, outcome),
-                self._requests(*labels, outcome),
-            )
-        decisions, waits, requests = found
-        decisions.inc()
-        if decision.attempt <= 1 and decision.call_id not in self._open:
-            waits.observe(decision.waited)
-        if outcome in _GRANTING:
-            account.attempts.inc()
-            self._open[decision.call_id] = (account, requests)
-        else:
-            self._open.pop(decision.call_id, None)
-            requests.inc()
-
-    def _settled(self, effect: Settled) -> None:
-        granted = self._open.get(effect.call_id)
-        account = granted[0] if granted is not None else self._account(effect.party, effect.pool)
-        answers = account.answers.get(effect.error_class)
-        if answers is None:
-            answers = account.answers[effect.error_class] = self._responses(account.labels[0], effect.error_class)
-        answers.inc()
-        account.reserved.inc(effect.reserved_tokens)
-        used = effect.used_tokens
-        if used is None:
-            return
-        account.consumed_input.inc(effect.input_tokens)
-        account.consumed_output.inc(effect.output_tokens)
-        if used and effect.error_class == ErrorClass.NONE:
-            account.reserved_ratio.observe(effect.reserved_tokens / used)
-            if effect.input_tokens > 0:
-                account.estimate_ratio.observe(effect.estimated_input / effect.input_tokens)
+            self._accounts.relabel()
+        self._accounts.count(effects)
 
     def absurd(self, field: str) -> None:
         """A settlement said nonsense in `field`."""
         self._anomalies(field).inc()
 
-    def party(self, party: Party, pool: str) -> tuple[str, str, str, str]:
+    def _party(self, party: Party, pool: str) -> Labels:
         known = pool if pool in self._snapshot.pools else ""
         return known, party.tier, self.tenant(party.tenant), self.task_type(party.task_type)
 
 
-@dataclass(slots=True)
-class _Account:
-    """What counts the calls of one party in one pool, looked up once."""
+class _Calls(Collector):
+    """What the accounts say."""
 
-    labels: tuple[str, str, str, str]
-    attempts: Count
-    reserved: Count
-    consumed_input: Count
-    consumed_output: Count
-    reserved_ratio: Spread
-    estimate_ratio: Spread
-    decided: dict[tuple[Outcome, Reason], tuple[Count, Spread, Count]] = field(default_factory=dict)
-    answers: dict[str, Count] = field(default_factory=dict)
-
-
-class _Before(Collector):
-    """Does something before the others are collected, and has no metric itself."""
-
-    def __init__(self, do: Callable[[], None]) -> None:
-        self._do = do
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        self._do()
-        return ()
+        requests = CounterMetricFamily(
+            "sluicegate_requests", "Calls by what became of them in the end", labels=(*_PARTY, "outcome")
+        )
+        waits = HistogramMetricFamily(
+            "sluicegate_queue_wait_seconds",
+            "Time from a call's arrival to its first decision",
+            labels=(*_PARTY, "outcome"),
+        )
+        attempts = CounterMetricFamily(
+            "sluicegate_attempts", "Grants, those of a call's further attempts included", labels=_PARTY
+        )
+        retries = CounterMetricFamily(
+            "sluicegate_retries", "Attempts that went back to the queue", labels=(*_PARTY, "reason")
+        )
+        reserved = CounterMetricFamily(
+            "sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", labels=_PARTY
+        )
+        consumed = CounterMetricFamily(
+            "sluicegate_tokens_consumed", "Tokens really used, as providers reported", labels=(*_PARTY, "kind")
+        )
+        decisions: Tally[tuple[str, ...]] = Tally()
+        responses: Tally[tuple[str, ...]] = Tally()
+        for labels, account in self._accounts.by_labels.items():
+            pool, tier, *_ = labels
+            for outcome, came in account.outcomes.items():
+                requests.add_metric((*labels, outcome), came.ended)
+                _spread(waits, (*labels, outcome), came.waits)
+            attempts.add_metric(labels, account.attempts)
+            for reason, count in account.retries.items():
+                retries.add_metric((*labels, reason), count)
+            reserved.add_metric(labels, account.reserved)
+            consumed.add_metric((*labels, "input"), account.input_tokens)
+            consumed.add_metric((*labels, "output"), account.output_tokens)
+            for (outcome, reason), decided in account.decided.items():
+                decisions[pool, tier, outcome, reason] += decided.count
+            for error, count in account.answers.items():
+                responses[pool, error] += count
+        yield from (requests, waits, attempts, retries, reserved, consumed)
+        yield _tallied(
+            CounterMetricFamily(
+                "sluicegate_decisions", "Decisions by their reason", labels=("pool", "tier", "outcome", "reason")
+            ),
+            decisions,
+        )
+        yield _tallied(
+            CounterMetricFamily(
+                "sluicegate_provider_responses", "Attempts by what the provider answered", labels=("pool", "class")
+            ),
+            responses,
+        )
+        used = HistogramMetricFamily(
+            "sluicegate_reserved_ratio", "Tokens reserved / really used, per call", labels=("pool",)
+        )
+        expected = HistogramMetricFamily(
+            "sluicegate_estimate_ratio", "Input tokens expected / real, per call", labels=("pool",)
+        )
+        for pool, ratios in self._accounts.ratios.items():
+            _spread(used, (pool,), ratios.reserved)
+            _spread(expected, (pool,), ratios.expected)
+        yield from (used, expected)
+
+
+def _tallied(family: CounterMetricFamily, counts: Tally[tuple[str, ...]]) -> CounterMetricFamily:
+    for labels, count in counts.items():
+        family.add_metric(labels, count)
+    return family
+
+
+def _spread(family: HistogramMetricFamily, labels: Sequence[str], spread: Spread) -> None:
+    names = [*map(str, spread.bounds), "+Inf"]
+    family.add_metric(labels, list(zip(names, accumulate(spread.counts), strict=True)), spread.total)
 
 
 class _State(Collector):
