@@ -46,6 +46,7 @@ compiled: $(COMPILED) ## the package as the image has it, the broker's core comp
 test-cluster: setup ## a real one-node cluster of this machine's own: helm install, apps, failures (root, Linux)
 	SLUICEGATE_CLUSTER=required $(CLUSTER)
 
+# SLUICEGATE_CLUSTER=required: no level may be left out.
 test: setup lint tools compiled ## lint, the whole test suite with branch coverage, the compiled core, then a cluster where it can be
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n 2 --dist loadgroup --ignore=tests/cluster --cov --cov-report=term:skip-covered --cov-fail-under=85

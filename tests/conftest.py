@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: bounded Hypothesis, and no asyncio task left behind."""
+"""What holds for every test: bounded Hypothesis, no asyncio task left behind, a level that was left out is named."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.cluster.toolchain import NO_API_SERVER
 
 # A deadline per example would fail on a busy machine. The same examples run every time, for whoever changes something
 # must be the one who sees it fail; SLUICEGATE_FUZZ=1 looks for new ones.
@@ -22,6 +24,14 @@ settings.register_profile(
 settings.load_profile("sluicegate")
 
 _SETTLE_SECONDS = 1.0
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Here, since with -n the conftest of a level is read by the workers alone."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if NO_API_SERVER in str(report.longrepr)]
+    if skipped:
+        words = f"{NO_API_SERVER}: {len(skipped)} tests did not run"
+        terminalreporter.section(words, sep="*", red=True)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ sets SLUICEGATE_CLUSTER=required, and then they fail.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -17,7 +16,7 @@ from tests.cluster.images import archives, base
 from tests.cluster.installation import VERSION, Installation
 from tests.cluster.machine import MachineError, prepare
 from tests.cluster.node import Node, node
-from tests.cluster.toolchain import TOOLS, ToolError, tool
+from tests.cluster.toolchain import API_SERVER, NO_API_SERVER, TOOLS, ToolError, built, required, tool
 
 _WHY_NOT: list[str] = []
 
@@ -27,6 +26,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _WHY_NOT:
         terminalreporter.section("NO CLUSTER HERE: nothing was tested on a real node", sep="*", red=True)
         terminalreporter.write_line(_WHY_NOT[0])
+        if missing := [name for name in API_SERVER if built(name) is None]:
+            terminalreporter.section(f"{NO_API_SERVER}: nothing was tested on one either", sep="*", red=True)
+            terminalreporter.write_line(f"{', '.join(missing)}: not here, and not built")
 
 
 @pytest.fixture(scope="session")
@@ -38,13 +40,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             tool(name)
         base()
     except (MachineError, ToolError) as problem:
-        if os.environ.get("SLUICEGATE_CLUSTER") == "required":
+        if required():
             raise
         _WHY_NOT.append(str(problem))
         pytest.skip(f"*** NO CLUSTER HERE, so nothing was tested on a real node *** {problem}")
-    built = archives(VERSION)  # where this fails, the product's Dockerfile may be why: no reason to skip
+    images = archives(VERSION)  # where this fails, the product's Dockerfile may be why: no reason to skip
     begun = time.monotonic()
-    with node(tmp_path_factory.mktemp("node"), built) as running:
+    with node(tmp_path_factory.mktemp("node"), images) as running:
         print(f"a node with its images is ready after {time.monotonic() - begun:.1f} s")
         yield running
 

@@ -7,6 +7,9 @@ but the Go module proxy is asked. The first build of all takes some minutes of t
 meanwhile waits for the first.
 
     python -m tests.cluster.toolchain [NAME ...]      builds and prints the paths
+
+Where one cannot be built, the tests that need it are skipped, and the run's last words say so; with
+SLUICEGATE_CLUSTER=required they fail, and so does this.
 """
 
 from __future__ import annotations
@@ -53,18 +56,22 @@ TOOLS = {
     "helm": _Tool("helm", "helm.sh/helm/v3/cmd/helm"),
     "coredns": _Tool("coredns", "github.com/coredns/coredns"),
 }
+NO_API_SERVER = "NO API SERVER HERE"
+API_SERVER = ("etcd", "helm", "kube-apiserver", "kubectl")
+
+
+def required() -> bool:
+    """Whether tests that lack a program or a machine must fail."""
+    return os.environ.get("SLUICEGATE_CLUSTER") == "required"
 
 
 def tool(name: str) -> Path:
     """The program `name` of TOOLS, built if need be. Raises ToolError."""
-    found = _present(name)
+    found = built(name)
     if found is not None:
         return found
-    module = _TOOLS / TOOLS[name].module
-    directory = _cache() / _digest(module)
-    target = directory / name
-    if target.exists():
-        return target
+    target = _target(name)
+    directory = target.parent
     go = shutil.which("go")
     if go is None:
         raise ToolError(
@@ -74,8 +81,22 @@ def tool(name: str) -> Path:
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _build(go, module, TOOLS[name].package, target)
+            _build(go, _module(name), TOOLS[name].package, target)
     return target
+
+
+def built(name: str) -> Path | None:
+    """The program `name` of TOOLS, if it is here."""
+    target = _target(name)
+    return _present(name) or (target if target.exists() else None)
+
+
+def _module(name: str) -> Path:
+    return _TOOLS / TOOLS[name].module
+
+
+def _target(name: str) -> Path:
+    return _cache() / _digest(_module(name)) / name
 
 
 def _present(name: str) -> Path | None:
@@ -138,4 +159,6 @@ if __name__ == "__main__":
         for wanted in sys.argv[1:] or sorted(TOOLS):
             print(tool(wanted))
     except ToolError as problem:
-        print(f"*** {problem}\n*** The tests that need it will be SKIPPED.", file=sys.stderr)
+        fate = "FAIL" if required() else "be SKIPPED"
+        print(f"*** {problem}\n*** The tests that need it will {fate}.", file=sys.stderr)
+        sys.exit(int(required()))
