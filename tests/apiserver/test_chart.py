@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -237,20 +236,115 @@ def test_each_part_is_probed_spread_protected_and_by_digest():
     assert {"name": "SLUICEGATE_INJECTOR_IMAGE", "value": f"registry.example/own@{digest}"} in injector["env"]
 
 
-def test_nobody_gets_more_rights_than_their_part_needs():
-    rules = {(d["kind"], d["metadata"]["name"]): d["rules"] for d in rendered() if d["kind"] in ("Role", "ClusterRole")}
-    assert not any("*" in json.dumps(rule) for rule in rules.values())
-    for (_, name), held in rules.items():
-        for rule in held:
-            if "secrets" in rule["resources"]:
-                assert rule["resourceNames"], name
-            writes = set(rule["verbs"]) & {"create", "update", "patch", "delete"}
-            if writes and not name.endswith("policy-editor") and "tokenreviews" not in rule["resources"]:
-                # `…-cli` is bound to nobody, of one namespace, and a forwarded pod has no name beforehand.
-                forwards = name.endswith("-cli") and rule["resources"] == ["pods/portforward"]
-                narrow = forwards or all(resource.endswith("/status") for resource in rule["resources"])
-                assert narrow or rule.get("resourceNames"), (name, rule)
-    for document in rendered():
+OURS = ("get", "list", "watch")
+RIGHTS = {
+    "broker": {
+        "configmaps release-sluicegate-snapshot": ("get",),
+        "configmaps release-sluicegate-broker-ca": ("get", "patch"),
+        "secrets release-sluicegate-broker-tls": ("get", "update"),
+        "tokenreviews.authentication.k8s.io": ("create",),
+    },
+    "operator": {
+        "providerpools.sluicegate.dev": OURS,
+        "tenantpolicies.sluicegate.dev": OURS,
+        "providerpools/status.sluicegate.dev": ("patch",),
+        "tenantpolicies/status.sluicegate.dev": ("patch",),
+        "namespaces": OURS,
+        "customresourcedefinitions.apiextensions.k8s.io": ("list", "watch"),
+        "configmaps release-sluicegate-snapshot": ("get", "patch"),
+        "configmaps release-sluicegate-broker-ca": ("get",),
+    },
+    "injector": {
+        "secrets release-sluicegate-injector-tls": ("get", "update"),
+        "configmaps release-sluicegate-broker-ca": ("get",),
+        "providerpools.sluicegate.dev": OURS,
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io release-sluicegate-injector": ("get", "patch"),
+    },
+    "policy-viewer": {"tenantpolicies.sluicegate.dev": OURS},
+    "policy-editor": {
+        f"{name}.sluicegate.dev": (*OURS, "create", "update", "patch", "delete")
+        for name in ("tenantpolicies", "providerpools")
+    },
+    "cli": {
+        "deployments.apps": ("get", "list"),
+        "configmaps release-sluicegate-broker-ca": ("get",),
+        "configmaps release-sluicegate-snapshot": ("get",),
+        "pods": ("get", "list"),
+        "pods/portforward": ("create",),
+        "serviceaccounts/token release-sluicegate-viewer": ("create",),
+    },
+}
+IN_THE_CLUSTER = {"tokenreviews", "providerpools", "tenantpolicies", "namespaces", "customresourcedefinitions"} | {
+    "mutatingwebhookconfigurations"
+}
+
+
+def held(documents: list[dict[str, Any]]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """What each role may do; of a resource that stands in two rules, both."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for document in documents:
+        if document["kind"] not in ("Role", "ClusterRole"):
+            continue
+        rights = found.setdefault(document["metadata"]["name"].removeprefix("release-sluicegate-"), {})
+        for rule in document["rules"]:
+            assert rule.keys() <= {"apiGroups", "resources", "resourceNames", "verbs"}
+            for group, resource, name in itertools.product(
+                rule["apiGroups"], rule["resources"], rule.get("resourceNames", [""])
+            ):
+                what = f"{resource}{'.' if group else ''}{group}{' ' if name else ''}{name}"
+                rights[what] = (*rights.get(what, ()), *rule["verbs"])
+                cluster_wide = resource.partition("/")[0] in IN_THE_CLUSTER
+                assert document["kind"] == ("ClusterRole" if cluster_wide else "Role"), what
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "spared"),
+    [
+        ("", ()),
+        ("networkPolicy.enabled=true,requireInjection.enabled=true,image.digest=sha256:" + "0" * 64, ()),
+        ("tls.existingSecret=mine", ("broker secrets release-sluicegate-broker-tls",)),
+        (
+            "tls.enabled=false",
+            ("broker secrets release-sluicegate-broker-tls", "broker configmaps release-sluicegate-broker-ca"),
+        ),
+        (
+            "auth.enabled=false",
+            ("broker tokenreviews.authentication.k8s.io", "cli serviceaccounts/token release-sluicegate-viewer"),
+        ),
+        (
+            "injector.existingSecret=mine,injector.caBundle=Y2E=",
+            (
+                "injector secrets release-sluicegate-injector-tls",
+                "injector mutatingwebhookconfigurations.admissionregistration.k8s.io release-sluicegate-injector",
+            ),
+        ),
+        ("injector.enabled=false", tuple(f"injector {what}" for what in RIGHTS["injector"])),
+    ],
+)
+def test_nobody_gets_more_rights_than_their_part_needs(values: str, spared: tuple[str, ...]):
+    documents = rendered(*(["--set", values] if values else []))
+    wanted = {
+        role: {what: verbs for what, verbs in rights.items() if f"{role} {what}" not in spared}
+        for role, rights in RIGHTS.items()
+    }
+    assert held(documents) == {role: rights for role, rights in wanted.items() if rights}
+    for document in documents:
         labels = document["metadata"]["labels"]
         assert "rbac.authorization.k8s.io/aggregate-to-edit" not in labels
         assert "rbac.authorization.k8s.io/aggregate-to-admin" not in labels
+
+
+def test_rights_are_given_to_each_part_alone_and_what_people_get_is_bound_by_hand():
+    bound = {
+        (d["kind"], d["roleRef"]["kind"], d["roleRef"]["name"], *(s["kind"], s["name"], s["namespace"]))
+        for d in rendered()
+        if d["kind"] in ("RoleBinding", "ClusterRoleBinding")
+        for s in d["subjects"]
+    }
+    parts = [f"release-sluicegate-{part}" for part in ("broker", "operator", "injector")]
+    assert bound == {
+        (f"{kind}Binding", kind, part, "ServiceAccount", part, NAMESPACE)
+        for part in parts
+        for kind in ("Role", "ClusterRole")
+    }

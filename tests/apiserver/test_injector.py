@@ -379,24 +379,53 @@ def test_each_part_can_do_its_work_with_the_rights_of_the_chart_and_no_more(plan
         )
     )
 
+    full = "release-sluicegate"
+    looker = "--serviceaccount=acme:default"
+    plane.kubectl("create", "rolebinding", "looker", f"--role={full}-cli", looker, "-n", "sluicegate-system")
+
     def may(who: str, verb: str, what: str, namespace: str = "sluicegate-system", name: str = "") -> bool:
-        account = f"system:serviceaccount:sluicegate-system:release-sluicegate-{who}"
-        target = f"{what}/{name}" if name else what
-        done = plane.kubectl("auth", "can-i", verb, target, f"--as={account}", "-n", namespace, check=False)
+        account = "acme:default" if who == "cli" else f"sluicegate-system:{full}-{who}"
+        resource, _, part = what.partition("/")
+        target = [f"{resource}/{name}" if name else resource, *([f"--subresource={part}"] if part else [])]
+        subject = f"--as=system:serviceaccount:{account}"
+        done = plane.kubectl("auth", "can-i", verb, *target, subject, "-n", namespace, check=False)
         return done.stdout.strip() == "yes"
 
-    full = "release-sluicegate"
     for who, verb, what, name in [
         ("broker", "create", "tokenreviews.authentication.k8s.io", ""),
         ("broker", "update", "secrets", f"{full}-broker-tls"),
         ("broker", "patch", "configmaps", f"{full}-broker-ca"),
+        ("broker", "get", "secrets", f"{full}-broker-tls"),
+        ("broker", "get", "configmaps", f"{full}-broker-ca"),
         ("broker", "get", "configmaps", f"{full}-snapshot"),
-        ("operator", "watch", "tenantpolicies.sluicegate.dev", ""),
+        *(
+            ("operator", verb, what, "")
+            for verb in ("list", "watch")
+            for what in (
+                "tenantpolicies.sluicegate.dev",
+                "providerpools.sluicegate.dev",
+                "namespaces",
+                "customresourcedefinitions.apiextensions.k8s.io",
+            )
+        ),
+        ("operator", "patch", "tenantpolicies.sluicegate.dev/status", ""),
+        ("operator", "patch", "providerpools.sluicegate.dev/status", ""),
+        ("operator", "get", "configmaps", f"{full}-snapshot"),
         ("operator", "patch", "configmaps", f"{full}-snapshot"),
-        ("operator", "list", "namespaces", ""),
+        ("operator", "get", "configmaps", f"{full}-broker-ca"),
         ("injector", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io", f"{full}-injector"),
+        ("injector", "get", "mutatingwebhookconfigurations.admissionregistration.k8s.io", f"{full}-injector"),
+        ("injector", "get", "secrets", f"{full}-injector-tls"),
         ("injector", "update", "secrets", f"{full}-injector-tls"),
+        ("injector", "get", "configmaps", f"{full}-broker-ca"),
+        ("injector", "list", "providerpools.sluicegate.dev", ""),
         ("injector", "watch", "providerpools.sluicegate.dev", ""),
+        ("cli", "list", "deployments.apps", ""),
+        ("cli", "list", "pods", ""),
+        ("cli", "create", "pods/portforward", ""),
+        ("cli", "get", "configmaps", f"{full}-broker-ca"),
+        ("cli", "get", "configmaps", f"{full}-snapshot"),
+        ("cli", "create", "serviceaccounts/token", f"{full}-viewer"),
     ]:
         assert may(who, verb, what, name=name), (who, verb, what, name)
     for who, verb, what, namespace, name in [
@@ -412,6 +441,10 @@ def test_each_part_can_do_its_work_with_the_rights_of_the_chart_and_no_more(plan
         ("injector", "list", "pods", "acme", ""),
         ("injector", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io", "", "another"),
         ("viewer", "get", "secrets", "sluicegate-system", ""),
+        ("cli", "create", "serviceaccounts/token", "sluicegate-system", f"{full}-broker"),
+        ("cli", "get", "secrets", "sluicegate-system", f"{full}-broker-tls"),
+        ("cli", "create", "pods/exec", "sluicegate-system", ""),
+        ("cli", "list", "pods", "acme", ""),
     ]:
         assert not may(who, verb, what, namespace, name), (who, verb, what, name)
 
