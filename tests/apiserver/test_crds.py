@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from sluicegate.broker.core import schema
+from sluicegate.broker.core import manifests, schema
+from sluicegate.broker.core.documents import compile_documents
+from sluicegate.broker.core.manifests import RawDocument
 from sluicegate.operator.core.crds import RULES
 from tests.cluster.control_plane import ControlPlane
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+EVERY_FIELD = Path(__file__).parents[1] / "data" / "every-field.yaml"
 
 POOL: dict[str, Any] = {
     "apiVersion": "sluicegate.dev/v1alpha1",
@@ -56,6 +59,19 @@ def test_the_examples_are_taken_as_they_stand(plane: ControlPlane):
                 document["metadata"].pop("namespace", None)
                 code, words = dry_run(plane, document)
                 assert code == 0, f"{path.name}: {words}"
+
+
+def test_a_text_with_every_field_is_taken_and_means_what_it_means_as_a_file(plane: ControlPlane):
+    """That it has every field, tests/documents shows."""
+    text = EVERY_FIELD.read_text()
+    plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "every-field"}})
+    done = plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-", stdin=text)
+    taken, read = json.loads(done.stdout)["items"], manifests.read({"all.yaml": text}).documents
+    served = [{**item, "metadata": raw.data["metadata"]} for item, raw in zip(taken, read, strict=True)]
+    kept = compile_documents(RawDocument(raw.source, item) for item, raw in zip(served, read, strict=True))
+    assert kept.findings == ()
+    expected = compile_documents(read).snapshot
+    assert (kept.snapshot.pools, kept.snapshot.tenants) == (expected.pools, expected.tenants)
 
 
 FALLBACKS: dict[str, Any] = {

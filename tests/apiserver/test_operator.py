@@ -33,6 +33,7 @@ from tests.cluster.control_plane import ControlPlane, free_port
 WITHIN = 20.0
 NAMESPACE = "operator-test"
 EXAMPLES, README = (Path(__file__).parents[2] / name for name in ("examples", "README.md"))
+EVERY_FIELD = Path(__file__).parents[1] / "data" / "every-field.yaml"
 
 POOL: dict[str, Any] = {
     "apiVersion": "sluicegate.dev/v1alpha1",
@@ -311,6 +312,26 @@ async def test_the_examples_come_into_effect_as_the_readme_says(plane: ControlPl
                 assert found["Accepted"][1] == "Accepted", document["metadata"]
             snapshot = running.configuration.compiled.snapshot
             assert len(snapshot.pools) + len(snapshot.tenants) == len(documents) > 0
+
+
+async def test_a_text_with_every_field_comes_into_effect(plane: ControlPlane, namespace: None, tmp_path: Path):
+    text = EVERY_FIELD.read_text()
+    for name in ("every-field", "elsewhere"):
+        plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    plane.kubectl("apply", "-f", str(EVERY_FIELD))
+    port = free_port()
+    async with broker(port) as running:
+        with operator(plane, port, tmp_path):
+            wait = ("wait", "--for=condition=Ready", f"--timeout={WITHIN:g}s", "--all", "-A", "ppool,tpol")
+            await asyncio.to_thread(plane.kubectl, *wait)
+            found = plane.get("ppool,tpol", "-A")["items"]
+            assert len(found) == len(list(yaml.safe_load_all(text)))
+            for item in found:
+                reasons = [condition["reason"] for condition in item["status"]["conditions"]]
+                assert reasons == ["Accepted", "Programmed", "Ready"], item
+            access = running.configuration.compiled.snapshot.pools["every-field"].access
+            assert access is not None
+            assert [rule.namespaces for rule in access] == [("every-field",), ("elsewhere",)]
 
 
 async def test_while_the_broker_is_away_conditions_say_so_and_its_return_is_noticed(

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from sluicegate.broker.core import manifests
+from sluicegate.broker.core import manifests, schema
 from sluicegate.broker.core.documents import Compiled, compile_documents
 from sluicegate.broker.core.events import Acquire
 from sluicegate.broker.core.findings import Severity
@@ -116,6 +119,46 @@ def test_a_good_text_has_no_findings_and_every_field_arrives() -> None:
         UseCached(600.0),
         UseDegraded("busy"),
     )
+
+
+EVERY_FIELD = Path(__file__).parents[1] / "data" / "every-field.yaml"
+SPECS = {"ProviderPool": schema.ProviderPoolSpec, "TenantPolicy": schema.TenantPolicySpec}
+
+
+def fields_of(annotation: Any, below: str = "") -> Iterator[str]:
+    """The path of every field that a document may have, as it spells them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            path = f"{below}.{field.alias or name}"
+            yield path
+            yield from fields_of(field.annotation, path)
+    for inner in get_args(annotation):
+        yield from fields_of(inner, below)
+
+
+def fields_in(value: Any, below: str, known: set[str]) -> Iterator[str]:
+    """Of `known`, the paths of the fields that `value` has."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            path = f"{below}.{name}"
+            if path in known:
+                yield path
+                yield from fields_in(inner, path, known)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from fields_in(entry, below, known)
+
+
+def test_a_text_with_every_field_of_the_schema_is_good() -> None:
+    read = manifests.read({"all.yaml": EVERY_FIELD.read_text()})
+    result = compile_documents(read.documents)
+    assert read.findings + result.findings == ()
+    assert len(result.snapshot.pools) + len(result.snapshot.tenants) == len(read.documents)
+    for kind, spec in SPECS.items():
+        known = set(fields_of(spec))
+        assert {".tiers.slo.queueDepth", ".tasks.fallback.trim.inputTokens"} & known, "the walk reaches the leaves"
+        specs = [document.data["spec"] for document in read.documents if document.data["kind"] == kind]
+        assert set(fields_in(specs, "", known)) == known, "a field of the schema is not in the text"
 
 
 ERRORS = [
