@@ -237,7 +237,7 @@ def test_each_part_is_probed_spread_protected_and_by_digest():
 
 
 OURS = ("get", "list", "watch")
-RIGHTS = {
+RIGHTS: dict[str, dict[str, tuple[str, ...]]] = {
     "broker": {
         "configmaps release-sluicegate-snapshot": ("get",),
         "configmaps release-sluicegate-broker-ca": ("get", "patch"),
