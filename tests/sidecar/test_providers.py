@@ -65,6 +65,7 @@ FOUND = [
     ("/pools/gpt/openai/v1/chat/completions", Provider.OPENAI, Wire.CHAT, ""),
     ("/pools/groq/v1/chat/completions", Provider.OPENAI_COMPATIBLE, Wire.CHAT, ""),
     ("/pools/groq/chat/completions", Provider.OPENAI_COMPATIBLE, Wire.CHAT, ""),
+    ("/pools/groq/openai/v1/chat/completions", Provider.OPENAI_COMPATIBLE, Wire.CHAT, ""),  # groq's SDK
     ("/pools/az/openai/deployments/d/chat/completions", Provider.AZURE_OPENAI, Wire.CHAT, "d"),
     ("/pools/az/openai/v1/chat/completions", Provider.AZURE_OPENAI, Wire.CHAT, ""),
     ("/pools/az/azure/openai/v1/chat/completions", Provider.AZURE_OPENAI, Wire.CHAT, ""),
