@@ -236,6 +236,34 @@ def test_each_part_is_probed_spread_protected_and_by_digest():
     assert {"name": "SLUICEGATE_INJECTOR_IMAGE", "value": f"registry.example/own@{digest}"} in injector["env"]
 
 
+@pytest.mark.parametrize(
+    ("values", "readers"),
+    [
+        ([], [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}}]),
+        (
+            ["--set", "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring"],
+            [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
+        ),
+    ],
+)
+def test_a_network_policy_lets_in_who_has_business_there(values: list[str], readers: list[dict[str, Any]]):
+    policies = {
+        d["metadata"]["name"].removeprefix("release-sluicegate-"): d["spec"]
+        for d in rendered("--set", "networkPolicy.enabled=true", *values)
+        if d["kind"] == "NetworkPolicy"
+    }
+
+    def rule(port: int, **peers: Any) -> dict[str, Any]:
+        return {"ports": [{"port": port, "protocol": "TCP"}], **peers}
+
+    assert {name: spec["policyTypes"] for name, spec in policies.items()} == dict.fromkeys(policies, ["Ingress"])
+    assert {name: spec["ingress"] for name, spec in policies.items()} == {
+        "broker": [rule(15051, **{"from": [{"namespaceSelector": {}}]}), rule(15090, **{"from": readers})],
+        "operator": [rule(8080, **{"from": readers})],
+        "injector": [rule(8443), rule(8080, **{"from": readers})],
+    }
+
+
 OURS = ("get", "list", "watch")
 RIGHTS: dict[str, dict[str, tuple[str, ...]]] = {
     "broker": {

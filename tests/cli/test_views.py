@@ -90,7 +90,7 @@ def test_status(form: str):
         same(f"status.{form}.txt", pools.status_table(values, wide=form == "wide") + "\n" + pools.tiers_table(values))
 
 
-@pytest.mark.parametrize("form", ["table", "wide", "json"])
+@pytest.mark.parametrize("form", ["table", "wide", "json", "yaml"])
 def test_tenants(form: str):
     found = [
         pb.TenantStatus(
@@ -99,11 +99,13 @@ def test_tenants(form: str):
         pb.TenantStatus(name="hobby/unassigned", weight=1, waiting=31, rejected=12),
     ]
     values = [pools.tenant_value(tenant) for tenant in found]
-    text = tables.structured(values, form) if form == "json" else pools.tenants_table(values, wide=form == "wide")
-    same(f"tenants.{form}.txt", text)
+    if form in ("json", "yaml"):
+        same(f"tenants.{form}", tables.structured({"tenants": values}, form))
+    else:
+        same(f"tenants.{form}.txt", pools.tenants_table(values, wide=form == "wide"))
 
 
-@pytest.mark.parametrize("form", ["table", "wide", "json"])
+@pytest.mark.parametrize("form", ["table", "wide", "json", "yaml"])
 def test_queue(form: str):
     found = [
         pb.WaitingCall(
@@ -131,8 +133,10 @@ def test_queue(form: str):
         pb.WaitingCall(call_id="c3", tenant="new/er", tier="Free", latency=99),  # type: ignore[arg-type]
     ]
     values = [pools.call_value(place, call) for place, call in enumerate(found, 1)]
-    text = tables.structured(values, form) if form == "json" else pools.queue_table(values, wide=form == "wide")
-    same(f"queue.{form}.txt", text)
+    if form in ("json", "yaml"):
+        same(f"queue.{form}", tables.structured({"pool": "gpt-4o", "calls": values, "more": 2}, form))
+    else:
+        same(f"queue.{form}.txt", pools.queue_table(values, wide=form == "wide"))
 
 
 def test_explain():
