@@ -256,7 +256,7 @@ def test_a_network_policy_lets_in_who_has_business_there(values: list[str], read
     def rule(port: int, **peers: Any) -> dict[str, Any]:
         return {"ports": [{"port": port, "protocol": "TCP"}], **peers}
 
-    assert {name: spec["policyTypes"] for name, spec in policies.items()} == dict.fromkeys(policies, ["Ingress"])
+    assert {name: spec["policyTypes"] for name, spec in policies.items()} == {name: ["Ingress"] for name in policies}
     assert {name: spec["ingress"] for name, spec in policies.items()} == {
         "broker": [rule(15051, **{"from": [{"namespaceSelector": {}}]}), rule(15090, **{"from": readers})],
         "operator": [rule(8080, **{"from": readers})],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import dataclasses
 import datetime as dt
 import functools
@@ -22,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from sluicegate.injector import main as injector_main
 from sluicegate.injector.decide import CONTAINER
 from sluicegate.injector.main import Injector
 from sluicegate.injector.patch import BASE_URLS
 from sluicegate.injector.settings import Settings
-from sluicegate.kube.certificates import Keyring, renew
+from sluicegate.kube.certificates import Keyring, Pair, renew
 from sluicegate.kube.client import ObjectRef, connect, from_kubeconfig
 from sluicegate.kube.tls_secret import _data, follow
 from tests.apiserver.test_chart import rendered, with_account
@@ -105,6 +107,13 @@ def pod(namespace: str, **annotations: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
+def mirror(what: dict[str, Any]) -> dict[str, Any]:
+    """`what` as a kubelet shows a pod of its own."""
+    what["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "x"
+    what["spec"] |= {"nodeName": "node", "automountServiceAccountToken": False}
+    return what
+
+
 def created(plane: ControlPlane, what: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """The pod as the API server would keep it, and what it said."""
     done = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(what), check=False)
@@ -173,6 +182,8 @@ def test_who_asked_is_injected_and_nobody_else(plane: ControlPlane, no_webhook: 
         assert injected(created(plane, pod("opted-in"))[0])
         assert not injected(created(plane, pod("opted-in", inject="false"))[0])
         assert not injected(created(plane, pod("opted-out", inject="true"))[0])
+        for asked in (pod("plain", inject="true"), pod("opted-in")):
+            assert not injected(created(plane, mirror(asked))[0])
 
         other, words = created(plane, pod("plain", inject="yes"))
         assert not injected(other)
@@ -206,7 +217,8 @@ def test_who_asked_is_injected_and_nobody_else(plane: ControlPlane, no_webhook: 
         with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=5) as page:
             metrics = page.read().decode()
         assert 'sluicegate_injector_reviews_total{verdict="asked_by_namespace"}' in metrics
-        assert 'sluicegate_injector_reviews_total{verdict="not_asked"}' not in metrics, "unasked pods reach nobody"
+        for verdict in ("not_asked", "mirror_pod"):
+            assert f'sluicegate_injector_reviews_total{{verdict="{verdict}"}}' not in metrics, "they reach nobody"
 
 
 def test_a_pod_that_asks_is_taken_whatever_it_asks_for_and_wherever_it_runs(
@@ -260,6 +272,7 @@ def test_the_final_check_refuses_pods_that_asked_and_got_nothing(plane: ControlP
         pod("opted-out"),
         pod("opted-out", inject="true"),
         pod("opted-in", inject="false"),
+        mirror(pod("opted-in")),
         on_the_nodes_network,
         windows,
     ):
@@ -276,6 +289,88 @@ def test_a_certificate_of_the_users_own_serves_as_well(plane: ControlPlane, no_w
     plane.apply(*webhook_at(port, injector_existingSecret="mine", injector_caBundle=bundle))
     with injector(plane, port, tmp_path, {"TLS_CERT": str(pair.certificate), "TLS_KEY": str(pair.key)}):
         assert injected(created(plane, pod("plain", inject="true"))[0])
+
+
+async def test_a_certificate_of_the_users_own_is_read_again_and_a_pair_that_does_not_match_changes_nothing(
+    plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(injector_main, "_FILES_EVERY", 0.1)
+    port = free_port()
+    first, second = (renew(None, "127.0.0.1", ("127.0.0.1",), dt.datetime.now(dt.UTC)).served for _ in range(2))
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    certificate.write_bytes(first.certificate)
+    key.write_bytes(first.key)
+
+    def served() -> str:
+        return ssl.get_server_certificate(("127.0.0.1", port), timeout=5).strip()
+
+    settings = dataclasses.replace(on_port(port, ""), tls_secret=None, tls_cert=certificate, tls_key=key)
+    async with connect(from_kubeconfig(plane.kubeconfig)) as client:
+        running = Injector(settings, client)
+        await running.start()
+        try:
+            await until(lambda: running.port == port, "it serves")
+            assert await asyncio.to_thread(served) == first.certificate.decode().strip()
+            with pytest.raises(ssl.SSLError):
+                await running._serve(Pair(second.certificate, first.key))
+            assert await asyncio.to_thread(served) == first.certificate.decode().strip()
+            certificate.write_bytes(second.certificate)
+            key.write_bytes(second.key)
+            await until(lambda: served() == second.certificate.decode().strip(), "the new one")
+        finally:
+            await running.stop()
+
+
+async def test_containers_that_a_later_webhook_adds_get_their_base_urls_in_a_second_round(
+    plane: ControlPlane, no_webhook: None, tmp_path: Path
+):
+    port, other = free_port(), free_port()
+    pair = plane.authority.issue("later", hosts=["127.0.0.1"])
+
+    async def add(request: web.Request) -> web.Response:
+        asked = (await request.json())["request"]
+        there = [container["name"] for container in asked["object"]["spec"]["containers"]]
+        operations = [{"op": "add", "path": "/spec/containers/-", "value": {"name": "late", "image": "late"}}]
+        patch = base64.b64encode(json.dumps([] if "late" in there else operations).encode()).decode()
+        response = {"uid": asked["uid"], "allowed": True, "patchType": "JSONPatch", "patch": patch}
+        return web.json_response({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+
+    (ours,) = [d for d in webhook_at(port) if d["kind"] == "MutatingWebhookConfiguration"]
+    later = copy.deepcopy(ours)  # they run in the order of their names
+    later["metadata"] = {"name": f"{NAME}-later"}
+    later["webhooks"] = later["webhooks"][:1]
+    bundle = base64.b64encode(plane.authority.pair.certificate.read_bytes()).decode()
+    later["webhooks"][0] |= {
+        "name": "later.example.com",
+        "clientConfig": {"url": f"https://127.0.0.1:{other}/", "caBundle": bundle},
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+    }
+    app = web.Application()
+    app.add_routes([web.post("/", add)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.certificate, pair.key)
+    await web.TCPSite(runner, "127.0.0.1", other, ssl_context=context).start()
+    try:
+        await asyncio.to_thread(plane.apply, ours, later)
+        with injector(plane, port, tmp_path):
+
+            def both() -> bool:
+                made, _ = created(plane, pod("plain", inject="true"))
+                return made is not None and len(made["spec"]["containers"]) == 2 and injected(made)
+
+            await until(both, "both webhooks are called")
+            made, words = await asyncio.to_thread(created, plane, pod("plain", inject="true"))
+    finally:
+        await runner.cleanup()
+    assert made is not None, words
+    assert [container["name"] for container in made["spec"]["initContainers"]] == [CONTAINER, "before"]
+    for container in made["spec"]["containers"]:
+        names = [entry["name"] for entry in container["env"]]
+        assert set(BASE_URLS) <= set(names), container["name"]
+        assert len(set(names)) == len(names)
 
 
 def on_port(port: int, secret: str) -> Settings:

@@ -57,9 +57,10 @@ async def test_a_new_certificate_is_served_while_old_streams_go_on(
             assert isinstance(await asyncio.wait_for(stream.read(), 5), pb.SessionResponse)
             write(tmp_path, second)
             await until_served(broker.port, second)
-            certificate.write_text("broken")
-            await asyncio.sleep(0.2)
-            await until_served(broker.port, second)
+            for other in (b"broken", first.served.certificate):  # which is not the key's
+                certificate.write_bytes(other)
+                await asyncio.sleep(0.2)
+                await until_served(broker.port, second)
             await stream.write(pb.SessionRequest(acquires=[call("a")]))
             granted: list[pb.Grant] = []
             async with asyncio.timeout(5):

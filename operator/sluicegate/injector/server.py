@@ -102,7 +102,7 @@ class Servers:
         self._admin = web.AppRunner(admin, access_log=None, shutdown_timeout=1.0)
 
     def serve_with(self, pair: Pair) -> None:
-        """Serve `pair` from now on. Raises ssl.SSLError where certificate and key do not belong together."""
+        """Serve `pair` from now on. Raises ssl.SSLError, and serves on what it did, where the two do not match."""
         with contextlib.ExitStack() as stack:
             paths = []
             for content in (pair.certificate, pair.key):  # ssl reads files only; mkstemp's are for this user alone
@@ -111,6 +111,8 @@ class Servers:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
                 paths.append(name)
+            # A pair that does not match would leave the context with neither the new one nor the old.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*paths)
             self._context.load_cert_chain(*paths)
         self._metrics.expiry.set(pair.ends.timestamp())
 
