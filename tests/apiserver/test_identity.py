@@ -160,7 +160,11 @@ async def test_a_tenant_follows_from_the_token_and_never_from_what_a_caller_says
 
         # To speak for another tenant both policies must say so.
         for_other = pb.AcquireRequest(call=call("b", tenant="other/other"))
-        assert await refusal(stub.Acquire(for_other, metadata=bearer(chat), timeout=10)) is Reason.TENANT_NOT_ALLOWED
+        only_other = [POOL, policy("acme", "acme"), policy("other", "other", allowActors=["acme/acme"])]
+        for one_sided in (documents, only_other):
+            await configure(channel, operator, *one_sided)
+            attempt = stub.Acquire(for_other, metadata=bearer(chat), timeout=10)
+            assert await refusal(attempt) is Reason.TENANT_NOT_ALLOWED
         documents[2]["spec"]["allowActors"] = ["acme/acme"]
         await configure(channel, operator, *documents)
         for_other = pb.AcquireRequest(call=call("c", tenant="other/other"))
@@ -207,6 +211,41 @@ async def test_who_proves_nothing_gets_nothing_and_only_the_operator_configures(
             async for _ in budget.Session(session(), metadata=bearer("x")):
                 pass
         assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_token_of_absurd_length_is_refused_and_no_more_than_so_many_are_reviewed_at_once(
+    plane: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    chat = token(plane, "chat", "acme")
+    async with running(settings) as broker, connected(plane, broker) as channel:
+        await configure(channel, token(plane, "operator"), POOL)
+        budget = budget_service_pb2_grpc.BudgetServiceStub(channel)
+        for longest in (len(chat) - 1, len(chat)):
+            monkeypatch.setattr(identity, "_MAX_TOKEN", longest)
+            attempt = budget.Acquire(pb.AcquireRequest(call=call("a")), metadata=bearer(chat), timeout=10)
+            if longest < len(chat):
+                assert await refusal(attempt) is Reason.UNAUTHENTICATED
+            else:
+                assert (await attempt).grant.call_id == "a"
+
+    asking: list[int] = [0]
+
+    class Counting(Client):
+        async def create(self, path: str, body: Any, **query: str) -> Any:
+            asking.append(asking[-1] + 1)
+            try:
+                return await super().create(path, body, **query)
+            finally:
+                asking.append(asking[-1] - 1)
+
+    monkeypatch.setattr(identity, "_MAX_REVIEWS", 3)
+    access = from_kubeconfig(plane.kubeconfig)
+    async with connect(access) as client:
+        reviews = identity.TokenReviews(Counting(access, client._session), AUDIENCE, time.monotonic, time.time)
+        found = await asyncio.gather(*(reviews.principal(f"flood {number}") for number in range(12)))
+    assert found == [None] * 12
+    assert reviews.asked == 12
+    assert max(asking) == 3
 
 
 async def test_reviews_are_remembered_for_a_while_shared_and_bounded(
