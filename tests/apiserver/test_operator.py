@@ -30,7 +30,7 @@ from sluicegate.operator.reconcile import Metrics, Reconciler
 from sluicegate.operator.settings import Settings as OperatorSettings
 from tests.cluster.control_plane import ControlPlane, free_port
 
-WITHIN = 20.0
+WITHIN = 30.0
 NAMESPACE = "operator-test"
 EXAMPLES, README = (Path(__file__).parents[2] / name for name in ("examples", "README.md"))
 EVERY_FIELD = Path(__file__).parents[1] / "data" / "every-field.yaml"
@@ -82,8 +82,16 @@ async def until(condition: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.1)
 
 
+async def quiet() -> None:
+    """Lets the rounds pass that the operator's own writes cause: what comes next is noticed by its own event."""
+    await asyncio.sleep(2)
+
+
 @contextmanager
-def operator(plane: ControlPlane, broker_port: int, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+def operator(
+    plane: ControlPlane, broker_port: int, directory: Path, resync: str = "1h"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Rounds come of events alone, unless a test wants them more often."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")},
         "SLUICEGATE_OPERATOR_BROKER": f"127.0.0.1:{broker_port}",
@@ -91,7 +99,7 @@ def operator(plane: ControlPlane, broker_port: int, directory: Path) -> Iterator
         "SLUICEGATE_OPERATOR_SNAPSHOT": f"{NAMESPACE}/snapshot",
         "SLUICEGATE_OPERATOR_ADMIN_HOST": "127.0.0.1",
         "SLUICEGATE_OPERATOR_ADMIN_PORT": "0",
-        "SLUICEGATE_OPERATOR_RESYNC": "1s",
+        "SLUICEGATE_OPERATOR_RESYNC": resync,
     }
     with (directory / "operator.log").open("ab") as output:
         process = subprocess.Popen(
@@ -148,11 +156,6 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
             assert snapshot.pools["operated"].access[0].namespaces == (NAMESPACE,)
             assert snapshot.tenants[f"{NAMESPACE}/tenant"].weight == 3
 
-            # Nothing is written while nothing changes, through several rounds.
-            before = plane.get("tpol", "tenant", "-n", NAMESPACE)["metadata"]["resourceVersion"]
-            await asyncio.sleep(2.5)
-            assert plane.get("tpol", "tenant", "-n", NAMESPACE)["metadata"]["resourceVersion"] == before
-
             since = transitions("tpol", "tenant", "-n", NAMESPACE)
             await asyncio.sleep(1.1)  # such times count seconds
             plane.apply(changed(POLICY, weight=7))
@@ -163,12 +166,34 @@ async def test_what_is_applied_changed_and_deleted_reaches_the_broker(
                 lambda: set(generations(plane, "tpol", "tenant", "-n", NAMESPACE)) == {2}, "each condition is of it"
             )
             assert transitions("tpol", "tenant", "-n", NAMESPACE) == since, "no condition has flipped"
+            await quiet()
+            plane.apply(changed(POOL, access=access, maxAttempts=2))
+            await until(
+                lambda: running.configuration.compiled.snapshot.pools["operated"].max_attempts == 2, "the pool's change"
+            )
+            await quiet()
             plane.kubectl("label", "namespace", NAMESPACE, "plan-")
             await until(
                 lambda: running.configuration.compiled.snapshot.pools["operated"].access == (), "no namespace matches"
             )
+            await quiet()
             plane.kubectl("delete", "tpol", "tenant", "-n", NAMESPACE)
             await until(lambda: not running.configuration.compiled.snapshot.tenants, "the deletion")
+
+
+async def test_rounds_that_find_nothing_new_write_nothing(plane: ControlPlane, namespace: None, tmp_path: Path):
+    port = free_port()
+
+    def version() -> str:
+        return str(plane.get("tpol", "tenant", "-n", NAMESPACE)["metadata"]["resourceVersion"])
+
+    async with broker(port):
+        with operator(plane, port, tmp_path, resync="1s"):
+            plane.apply(POOL, POLICY)
+            await until(lambda: conditions(plane, "tpol", "tenant", "-n", NAMESPACE)["Ready"][0] == "True", "ready")
+            before = version()
+            await asyncio.sleep(2.5)
+            assert version() == before
 
 
 async def test_a_resource_that_turns_bad_keeps_its_last_good_version_and_says_so_even_after_a_restart(
@@ -209,7 +234,7 @@ async def test_a_configuration_that_cannot_be_kept_comes_into_effect_all_the_sam
             plane.apply(POOL)
             await until(lambda: "operated" in running.configuration.compiled.snapshot.pools, "the pool")
             await until(lambda: conditions(plane, "ppool", "operated")["Ready"][0] == "True", "its conditions")
-        with operator(plane, port, tmp_path):  # nor does one that starts without it wait for it
+        with operator(plane, port, tmp_path, resync="1s"):  # nor does one that starts without it wait for it
             plane.apply(POLICY)
             await until(lambda: bool(running.configuration.compiled.snapshot.tenants), "the policy")
             made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "snapshot", "namespace": NAMESPACE}}
@@ -354,6 +379,7 @@ async def test_while_the_broker_is_away_conditions_say_so_and_its_return_is_noti
         async with broker(port) as running:
             await until(lambda: programmed() == ("True", "Programmed"), "the broker came")
             assert "operated" in running.configuration.compiled.snapshot.pools
+            await quiet()
         async with broker(port) as running:
             await until(lambda: "operated" in running.configuration.compiled.snapshot.pools, "it was restarted")
     log = (tmp_path / "operator.log").read_text()
