@@ -130,24 +130,25 @@ def test_a_changed_pool_reaches_the_sidecars_within_two_seconds(installed: Insta
     assert median(took) < 2
 
 
-def test_a_job_ends_with_its_sidecar(installed: Installation) -> None:
+def done_by_a_job(installed: Installation, name: str) -> list[Value]:
+    """Five calls of acme's by a Job that asks for its sidecar, and has ended."""
+    pod = template(CALLS="5", PAUSE="0.1")
+    pod["metadata"]["labels"] = {"app": name}
+    pod["spec"]["restartPolicy"] = "Never"
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": "batch", "namespace": "acme"},
-        "spec": {
-            "backoffLimit": 0,
-            "template": {
-                **template(CALLS="5", PAUSE="0.1"),
-                "metadata": {"labels": {"app": "batch"}, "annotations": {"sluicegate.dev/inject": "true"}},
-            },
-        },
+        "metadata": {"name": name, "namespace": "acme"},
+        "spec": {"backoffLimit": 0, "template": pod},
     }
-    job["spec"]["template"]["spec"]["restartPolicy"] = "Never"  # type: ignore[index]
     installed.node.plane.apply(job)
-    done = ["wait", "--for=condition=Complete", "--timeout=120s", "job/batch", "-n", "acme"]
+    done = ["wait", "--for=condition=Complete", "--timeout=120s", f"job/{name}", "-n", "acme"]
     assert installed.node.plane.kubectl(*done).returncode == 0, installed.state()
-    assert [line["ok"] for line in installed.lines("acme", "app=batch")] == [True] * 5
+    return installed.lines("acme", f"app={name}")
+
+
+def test_a_job_ends_with_its_sidecar(installed: Installation) -> None:
+    assert [line["ok"] for line in done_by_a_job(installed, "batch")] == [True] * 5
 
 
 def test_helm_test_makes_a_real_acquire(installed: Installation) -> None:
@@ -237,3 +238,28 @@ def test_an_upgrade_and_its_rollback_leave_the_apps_alone(installed: Installatio
         status = installed.pods(name, "app=app")[0]["status"]
         statuses = (*status["initContainerStatuses"], *status["containerStatuses"])
         assert {one["name"]: one["restartCount"] for one in statuses} == {"sluicegate-proxy": 0, "app": 0}
+
+
+def test_the_values_for_larger_installations_come_up_and_are_rolled_back(installed: Installation) -> None:
+    def injectors() -> int:
+        return len(installed.pods(NAMESPACE, "app.kubernetes.io/component=injector"))
+
+    def checks() -> str:
+        names = ("validatingadmissionpolicy,networkpolicy", "-n", NAMESPACE, "-o", "name")
+        return installed.node.plane.kubectl("get", *names).stdout
+
+    begun = time.time()
+    chart = CHECKOUT / "charts" / "sluicegate"
+    larger = ("-f", str(chart / "values-ha.yaml"), "--set", "broker.resources.requests.cpu=200m")  # of a small node
+    installed.helm("upgrade", RELEASE, str(chart), *larger, "--wait", "--timeout=180s")
+    installed.until(lambda: injectors() == 3, "three injectors")
+    assert len(checks().split()) == 5
+    lines = done_by_a_job(installed, "larger")  # which would not start without its sidecar
+    assert [(line["ok"], line["headers"]["x-sluicegate-outcome"]) for line in lines] == [(True, "granted")] * 5
+    installed.until_scheduled(TENANTS, time.time())
+    installed.helm("rollback", RELEASE, "1", "--wait", "--timeout=180s")
+    installed.until(lambda: injectors() == 2, "two injectors")
+    assert checks() == ""
+    installed.until_scheduled(TENANTS, time.time())
+    for name in TENANTS:
+        assert [line for line in installed.since(name, begun) if not line["ok"]] == []

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.cluster.images import APP
-from tests.cluster.installation import CHECKOUT, NAMESPACE, RELEASE, Installation, policy
+from tests.cluster.installation import CHECKOUT, NAMESPACE, RELEASE, Installation, deployment, policy, reason
 
 pytestmark = pytest.mark.timeout(1_500)
 
@@ -31,7 +31,9 @@ def test_after_an_uninstall_apps_do_what_their_policy_says(installed: Installati
 
     plane.apply(policy("acme", "Premium", onBrokerUnavailable="FailOpen"))
     plane.apply(policy("hobby", "Free", onBrokerUnavailable="FailClosed"))
-    for name, wanted in (("acme", "fail_open"), ("hobby", "fail_closed")):
+    plane.apply(deployment("crowd", CALLERS="4"))  # as whose policy says nothing of it, and more than its share
+    installed.until_scheduled(("crowd",))
+    for name, wanted in (("acme", "fail_open"), ("hobby", "fail_closed"), ("crowd", "safe_share")):
         installed.until(partial(told, name, wanted), f"the sidecar of {name}: {wanted}")
     installed.helm("uninstall", RELEASE, "--wait", "--timeout=120s")
     gone = time.time() + 5  # sidecars wait for a broker that is away
@@ -40,6 +42,10 @@ def test_after_an_uninstall_apps_do_what_their_policy_says(installed: Installati
     assert all(line["ok"] for line in installed.since("acme", gone))
     assert installed.since("acme", gone)[-1]["headers"]["x-sluicegate-reason"] == "fail-open"
     assert not any(line["ok"] for line in installed.since("hobby", gone))
+    installed.until(lambda: {line["ok"] for line in installed.since("crowd", gone)} == {True, False}, "crowd's share")
+    for line in installed.since("crowd", gone):
+        assert reason(line) == "safe-share" if line["ok"] else "broker_unavailable" in line["error"], line
+    plane.kubectl("delete", "deployment", "app", "-n", "crowd", "--cascade=foreground", "--timeout=120s")
     assert plane.get("tenantpolicies", "-A")["items"], "policies outlive the release"
     for kind in (*CLUSTER_WIDE, "all,secret,configmap,serviceaccount,role,rolebinding"):
         left = plane.kubectl("get", kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/part-of=sluicegate", "-o", "name")
