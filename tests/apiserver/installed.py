@@ -69,7 +69,7 @@ class Release:
         made = self.plane.kubectl("create", "token", f"{FULL}-operator", "-n", SYSTEM, f"--audience={audience}")
         token = self.directory / "token"
         token.write_text(made.stdout)
-        changed = {"BROKER": self.via, "TOKEN_FILE": str(token), "ADMIN_PORT": "0", "RESYNC": "1s"}
+        changed = {"BROKER": self.via, "TOKEN_FILE": str(token), "ADMIN_PORT": "0", "RESYNC": "1h"}
         async with self._process("operator", changed):
             yield
 
