@@ -273,6 +273,7 @@ def test_the_final_check_refuses_pods_that_asked_and_got_nothing(plane: ControlP
         pod("opted-out", inject="true"),
         pod("opted-in", inject="false"),
         mirror(pod("opted-in")),
+        mirror(pod("opted-in", inject="true")),
         on_the_nodes_network,
         windows,
     ):
