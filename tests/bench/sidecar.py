@@ -2,9 +2,10 @@
 """The sidecar, with its acquire and settle, against LiteLLM's proxy: `python tests/bench/sidecar.py`.
 
 Both before the same fast provider, each alone on its core, in turns; the load, the provider and the sidecar's broker
-share another. JSON: 32 calls at once for the CPU per call, one at a time for the latency. Streams, a chunk each 4 ms: 8
-at once for the CPU per chunk, 2 for the time to the first chunk, since 8 are more than LiteLLM keeps up with. What a
-proxy adds is its latency less that of the provider called directly, medians of the same rounds.
+share another. JSON: 32 calls at once for the CPU per call, one at a time for the latency. Streams, a chunk each 4 ms:
+8 at once, of 50 chunks and of 250, whose difference is the CPU of a chunk without that of its call; 2 for the time to
+the first chunk, since 8 are more than LiteLLM keeps up with. What a proxy adds is its latency less that of the
+provider called directly, medians of the same rounds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.bench._figures import Figures
 from tests.bench._process import MEASURED, OTHERS, Program, free_port, load
 
 OURS, THEIRS, DIRECT = "Sluicegate's sidecar", "LiteLLM", "direct"
-CHUNKS = 50
+SHORT, LONG = 50, 250
 MORE = """What each side does more
   The sidecar: asks its broker for a slot by tokens, requests and tenant before each call, counts the prompt's tokens,
     reports headers and usage. The broker is a program of its own, for many sidecars: its CPU stands in its own row.
@@ -70,7 +71,7 @@ def main() -> int:
     figures = Figures("sidecar")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        endpoint = stack.enter_context(_parts.upstream("--chunks", CHUNKS, "--pace", "4ms"))
+        endpoint = stack.enter_context(_parts.upstream("--chunks", LONG, "--pace", "4ms"))
         documents = [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)]
         broker = stack.enter_context(_parts.broker(folder, documents, OTHERS))
         ours = stack.enter_context(_parts.sidecar(broker.address))
@@ -96,7 +97,8 @@ def main() -> int:
     json_columns = ["calls/s", "CPU us/call", "p50 us", "p99 us", "added p50 us", "added p99 us", "RSS MB"]
     figures.table(json_columns, [*rows, "its broker"])
     print("streams")
-    figures.table(["CPU us/chunk", "first p50 us", "first p99 us", "added first p50 us", "added first p99 us"], rows)
+    streamed = ["CPU us/chunk", "CPU us/chunk+call", "first p50 us", "first p99 us"]
+    figures.table([*streamed, "added first p50 us", "added first p99 us"], rows)
     print(MORE)
     for what, bar, aim in (
         ("CPU us/call", 1 / 10, 1 / 50),
@@ -108,6 +110,8 @@ def main() -> int:
     ):
         share = figures.median(f"{OURS} {what}") / figures.median(f"{THEIRS} {what}")
         figures.bar(f"{what}, part of LiteLLM's", share, bar, aim)
+    share = figures.median(f"{OURS} CPU us/chunk+call") / figures.median(f"{THEIRS} CPU us/chunk+call")
+    print(f"  CPU us/chunk with its call's, {SHORT} chunks, part of LiteLLM's: {share:.3g}")
     both = figures.median(f"{OURS} CPU us/call") + figures.median("its broker CPU us/call")
     share = both / figures.median(f"{THEIRS} CPU us/call")
     print(f"  CPU us/call with its broker's, part of LiteLLM's: {share:.3g}")
@@ -124,8 +128,9 @@ def _round(url: str, program: Program | None, broker: Program, seconds: float) -
     many, cpu = under("--connections", 32)
     beside = broker.cpu - beside
     alone, _ = under("--connections", 1)
-    streams, streamed = under("--connections", 8, "--stream")
-    few, _ = under("--connections", 2, "--stream")
+    short, shorter = under("--connections", 8, "--stream", "--max-tokens", SHORT)
+    long, longer = under("--connections", 8, "--stream", "--max-tokens", LONG)
+    few, _ = under("--connections", 2, "--stream", "--max-tokens", SHORT)
     kept = {
         "calls/s": many["done"] / many["seconds"],
         "p50 us": alone["latency_us"]["p50"],
@@ -135,7 +140,9 @@ def _round(url: str, program: Program | None, broker: Program, seconds: float) -
     }
     if program is not None:
         kept["CPU us/call"] = cpu / many["done"] * 1e6
-        kept["CPU us/chunk"] = streamed / streams["chunks"] * 1e6
+        calls = short["done"] / long["done"]
+        kept["CPU us/chunk"] = (shorter - longer * calls) / (short["chunks"] - long["chunks"] * calls) * 1e6
+        kept["CPU us/chunk+call"] = shorter / short["chunks"] * 1e6
         kept["broker us/call"] = beside / many["done"] * 1e6
     return kept
 

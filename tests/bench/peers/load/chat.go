@@ -10,6 +10,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,9 +28,11 @@ const event = `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","create
 const usageEvent = `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o",` +
 	`"choices":[],"usage":{"prompt_tokens":30,"completion_tokens":10,"total_tokens":40}}` + "\n\n"
 
+var maxTokens = regexp.MustCompile(`"max_tokens": ?(\d+)`)
+
 func upstream(args []string) any {
 	set := flag.NewFlagSet("upstream", flag.ExitOnError)
-	chunks := set.Int("chunks", 50, "of a stream")
+	chunks := set.Int("chunks", 50, "of a stream, unless its max_tokens are fewer")
 	pace := set.Duration("pace", 4*time.Millisecond, "between the chunks of a stream; 0: at once")
 	address := set.String("address", "127.0.0.1:0", "to serve on")
 	check(set.Parse(args))
@@ -63,7 +67,12 @@ func upstream(args []string) any {
 		flush := http.NewResponseController(w)
 		ticks := time.NewTicker(max(*pace, 1))
 		defer ticks.Stop()
-		for range *chunks {
+		count := *chunks
+		if said := maxTokens.FindSubmatch(body); said != nil {
+			most, _ := strconv.Atoi(string(said[1]))
+			count = min(count, most)
+		}
+		for range count {
 			if *pace > 0 {
 				<-ticks.C
 			}
@@ -100,10 +109,11 @@ func chat(args []string) any {
 	calls := set.Int("calls", 0, "how many calls, rather than how long")
 	streamed := set.Bool("stream", false, "ask for streams")
 	model := set.String("model", "gpt-4o", "model")
+	tokens := set.Int("max-tokens", 100, "max_tokens of the request")
 	check(set.Parse(args))
 	text := strings.Repeat("The quick brown fox jumps over the lazy dog. ", 8)
-	request := fmt.Sprintf(`{"model":%q,"max_tokens":100,"stream":%t,"messages":[{"role":"system","content":"You are terse."},`+
-		`{"role":"user","content":%q}]}`, *model, *streamed, text)
+	request := fmt.Sprintf(`{"model":%q,"max_tokens":%d,"stream":%t,"messages":[{"role":"system","content":"You are terse."},`+
+		`{"role":"user","content":%q}]}`, *model, *tokens, *streamed, text)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: *connections, DisableCompression: true}}
 
 	var all sync.WaitGroup
