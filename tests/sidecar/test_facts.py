@@ -260,34 +260,155 @@ def test_every_provider_and_every_class_has_a_fact():
     assert classes >= {"context_length", "content_policy", "server_error"}
 
 
-MUTATIONS: list[tuple[int, str, Any, dict[str, Any]]] = [
-    (3, "status", 200, {"class": "quota_tokens"}),  # an error object is one whatever the status
-    (3, "type", "requests", {"class": "quota_tokens"}),  # the text names the meter
-    (3, "message", "on requests per min (RPM): Limit 9, Used 9, Requested 1. Please try again in 1s.", QUOTA_REQUESTS),
-    (3, "message", "on tokens per min (TPM): Limit 1000, Used 0, Requested 2000.", {"never_fits": True}),
-    (3, "code", "insufficient_quota", {"class": "billing"}),
-    (7, "type", "tokens", {"class": "billing"}),
-    (10, "retry-after", "9", {"retry_after_s": 9}),
-    (10, "retry-after-ms", "8000", {"retry_after_s": 8}),
-    (13, "status", 500, {"class": "server_error"}),
-    (13, "status", 529, {"class": "overloaded"}),
-    (13, "status", 404, {"class": "invalid"}),
+Path = tuple[str | int, ...]
+MINUTE_QUOTA = "GenerateRequestsPerMinutePerProjectPerModel"
+TPM = "on tokens per min (TPM): Limit 1000, Used 900, Requested 200. Please try again in 6s."
+# fmt: off
+BASES: dict[str, dict[str, Any]] = {
+    "openai": {"provider": "openai", "status": 429, "headers": {"retry-after": "7", "retry-after-ms": "6500"}, "body": error(TPM, type="tokens", code="rate_limit_exceeded")},
+    "openai-unpaid": {"provider": "openai", "status": 429, "headers": {}, "body": error("You are out.", type="insufficient_quota", code="credit_balance_exhausted")},
+    "openai-empty": {"provider": "openai", "status": 429, "headers": openai_headers("500 499 1ms", "1000 0 40s"), "body": None},
+    "openai-oops": {"provider": "openai", "status": 500, "headers": {}, "body": error("oops", type="server_error")},
+    "azure": {"provider": "azure", "status": 429, "headers": {"retry-after": "4", "x-ratelimit-type": "Tokens"}, "body": error("x", code="429")},
+    "azure-text": {"provider": "azure", "status": 429, "headers": {}, "body": error("You have exceeded token rate limit. Please retry after 9 seconds.", code="429")},
+    "azure-reset": {"provider": "azure", "status": 200, "headers": {"x-ratelimit-remaining-tokens": "90", "x-ratelimit-reset-tokens": "30"}, "body": {}},
+    "azure-keyed": {"provider": "azure", "status": 200, "headers": {"x-ratelimit-key": "m", "x-ratelimit-remaining-tokens": "59970", "x-ratelimit-reset-tokens": "30"}, "body": {}},
+    "azure-slice": {"provider": "azure", "status": 200, "headers": {**openai_headers("9000 8999 1", "6000 6000 0"), "x-ratelimit-renewalperiod-requests": "10"}, "body": {}},
+    "azure-filter": {"provider": "azure", "status": 400, "headers": {}, "body": error("x", code="content_filter")},
+    "anthropic": {"provider": "anthropic", "status": 429, "headers": {"retry-after": "9"}, "body": error("no", type="rate_limit_error", details={"error_code": "ramp_limit_exceeded"})},
+    "anthropic-bad": {"provider": "anthropic", "status": 400, "headers": {}, "body": error("no", type="invalid_request_error")},
+    "anthropic-empty": {"provider": "anthropic", "status": 429, "headers": anthropic_headers(input_tokens=(30000, 0, "2026-01-05T10:00:30Z"), output_tokens=(8000, 8000, "2026-01-05T10:00:00Z")), "body": error("no", type="rate_limit_error")},
+    "gemini": {"provider": "gemini", "status": 429, "headers": DATE, "body": google("", failure(MINUTE_QUOTA), retry("12s"))},
+    "gemini-metric": {"provider": "gemini", "status": 429, "headers": {}, "body": google("", failure("", metric="x/generate_content_free_tier_requests"))},
+    "gemini-key": {"provider": "gemini", "status": 400, "headers": {}, "body": google("no", {"reason": "API_KEY_INVALID"}, status="INVALID_ARGUMENT", code=400)},
+    "vertex": {"provider": "vertex", "status": 429, "headers": {}, "body": google("Quota exceeded for x/online_prediction_requests_per_base_model")},
+    "mistral": {"provider": "mistral", "status": 429, "headers": {}, "body": {"message": "x", "type": "rate_limited", "code": "1300"}},
+    "mistral-plain": {"provider": "mistral", "status": 429, "headers": {}, "body": {"message": "Requests rate limit exceeded"}},
+    "groq": {"provider": "groq", "status": 429, "headers": {}, "body": error("on tokens per day (TPD): Limit 9, Used 9, Requested 1. Please try again in 2h3m.", type="tokens", code="rate_limit_exceeded")},
+    "xai": {"provider": "xai", "status": 429, "headers": {}, "body": {"error": "Tokens per Minute (actual/limit): 90/60"}},
+    "openrouter": {"provider": "openrouter", "status": 402, "headers": {}, "body": error("wait", code=402, metadata={"limit_source": "openrouter_in_flight_budget"})},
+    "openrouter-free": {"provider": "openrouter", "status": 429, "headers": DATE, "body": error("Rate limit exceeded: free-models-per-day", code=429, metadata={"headers": {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1767610800000"}})},
+    "cohere": {"provider": "cohere", "status": 429, "headers": {}, "body": {"message": "limited to 40 API calls / minute"}},
+    "cohere-bad": {"provider": "cohere", "status": 400, "headers": {}, "body": {"error_type": "TOO_MANY_TOKENS", "message": "x"}},
+    "bedrock": {"provider": "bedrock", "status": 429, "headers": {"x-amzn-errortype": "ThrottlingException:http://x/"}, "body": {"message": "Too many tokens, please wait"}},
+    "bedrock-denied": {"provider": "bedrock", "status": 400, "headers": {"x-amzn-errortype": "ExpiredTokenException"}, "body": {"message": "x"}},
+}
+CHANGES: list[tuple[str, Path, Any, dict[str, Any]]] = [
+    ("openai", ("body", "error", "message"), "on requests per min (RPM): Limit 9, Used 9, Requested 1. Please try again in 1s.", QUOTA_REQUESTS),
+    ("openai", ("body", "error", "message"), TPM.replace("200", "2000"), {"never_fits": True, "retry_after_s": None}),
+    ("openai", ("body", "error", "message"), TPM.replace("per min (TPM)", "per day (TPD)"), DAILY),
+    ("openai", ("body", "error", "code"), "insufficient_quota", {"class": "billing", "retry_after_s": None}),
+    ("openai", ("body", "error", "code"), "slow_down", {"class": "overloaded", "retry_after_s": 7}),
+    ("openai", ("headers", "retry-after"), "9", {"retry_after_s": 9}),
+    ("openai", ("headers", "retry-after-ms"), "8000", {"retry_after_s": 8}),
+    ("openai-empty", ("headers", "x-ratelimit-remaining-tokens"), "900", {"class": "quota_requests", "limit_dimension": None}),
+    ("openai-empty", ("headers", "x-ratelimit-reset-tokens"), "41s", {"safe_wait_s": 41}),
+    ("openai-empty", ("status",), 500, {"class": "server_error"}),
+    ("openai-empty", ("status",), 200, {"class": "ok"}),
+    ("openai-oops", ("status",), 529, {"class": "overloaded"}),
+    ("openai-oops", ("status",), 404, {"class": "invalid"}),
+    ("openai-oops", ("status",), 401, {"class": "auth"}),
+    ("azure", ("headers", "x-ratelimit-type"), "Requests", QUOTA_REQUESTS),
+    ("azure", ("headers", "retry-after"), "5", {"retry_after_s": 5}),
+    ("azure", ("body", "error", "message"), "The system is experiencing high demand.", {"class": "overloaded"}),
+    ("azure-text", ("body", "error", "message"), "You have exceeded call rate limit. Please retry after 8 seconds.", {**QUOTA_REQUESTS, "retry_after_s": 8}),
+    ("azure-text", ("body", "error", "message"), "You have exceeded rate limit.", {"class": "quota_requests", "limit_dimension": None, "retry_after_s": None}),
+    ("azure-reset", ("headers", "x-ratelimit-key"), "m", {"azure_reset_unit": "s", "reset_tokens_s": 30}),
+    ("azure-keyed", ("headers", "x-ratelimit-limit-tokens"), "60000", {"azure_reset_unit": "ms", "reset_tokens_s": 0.03}),
+    ("azure-slice", ("headers", "x-ratelimit-renewalperiod-requests"), "60", {"window_requests": "minute"}),
+    ("azure-filter", ("body", "error", "code"), "DeploymentNotFound", {"class": "invalid"}),
+    ("anthropic", ("body", "error", "details", "error_code"), "contract_spend_limit_reached", {"class": "billing", "retry_after_s": None}),
+    ("anthropic", ("body", "error", "details", "error_code"), "enforced_spend_limit_reached", {"class": "billing"}),
+    ("anthropic", ("body", "error", "details"), None, {"class": "quota_requests", "limit_dimension": None}),
+    ("anthropic-bad", ("body", "error", "type"), "billing_error", {"class": "billing"}),
+    ("anthropic-bad", ("body", "error", "type"), "authentication_error", {"class": "auth"}),
+    ("anthropic-bad", ("body", "error", "type"), "overloaded_error", {"class": "overloaded"}),
+    ("anthropic-bad", ("body", "error", "message"), "Your credit balance is too low", {"class": "billing"}),
+    ("anthropic-bad", ("body", "error", "message"), "prompt is too long: 9 tokens > 8 maximum", {"class": "context_length"}),
+    ("anthropic-bad", ("status",), 529, {"class": "overloaded"}),
+    ("anthropic-empty", ("headers", "anthropic-ratelimit-input-tokens-remaining"), "9000", {"class": "quota_requests", "limit_dimension": None}),
+    ("anthropic-empty", ("headers", "anthropic-ratelimit-input-tokens-reset"), "2026-01-05T10:00:40Z", {"reset_input_tokens_s": 40, "safe_wait_s": 40}),
+    ("anthropic-empty", ("headers", "date"), "Mon, 05 Jan 2026 10:00:10 GMT", {"reset_input_tokens_s": 20}),
+    ("gemini", ("body", "error", "details", 0, "violations", 0, "quotaId"), "GenerateRequestsPerDayPerProjectPerModel", {**DAILY, "retry_after_s": None, "hint_s": 12}),
+    ("gemini", ("body", "error", "details", 0, "violations", 0, "quotaId"), "GenerateContentInputTokensPerModelPerMinute", {"class": "quota_tokens", "limit_dimension": "input_tokens"}),
+    ("gemini", ("body", "error", "details", 1, "retryDelay"), "14s", {"retry_after_s": 14, "safe_wait_s": 15}),
+    ("gemini", ("body", "error", "message"), "Please retry in 12.5s.", {"retry_after_s": 12.5, "retry_after_from": "message"}),
+    ("gemini", ("body", "error", "message"), "Your prepayment credits are depleted.", {"class": "billing"}),
+    ("gemini-metric", ("body", "error", "details", 0, "violations", 0, "quotaMetric"), "x/generate_content_free_tier_input_token_count", {"class": "quota_tokens", "limit_dimension": "input_tokens"}),
+    ("gemini-key", ("body", "error", "details", 0, "reason"), "OTHER", {"class": "invalid"}),
+    ("gemini-key", ("body", "error", "details", 0, "reason"), "BILLING_DISABLED", {"class": "billing"}),
+    ("vertex", ("body", "error", "message"), "Quota exceeded for x/online_prediction_input_tokens_per_minute_per_base_model", {"class": "quota_tokens", "limit_dimension": "input_tokens"}),
+    ("vertex", ("body", "error", "message"), "Resource exhausted. Please try again later.", {"class": "overloaded", "limit_dimension": "none"}),
+    ("mistral", ("body", "code"), "3505", {"class": "overloaded"}),
+    ("mistral", ("body", "type"), "service_tier_capacity_exceeded", {"class": "overloaded"}),
+    ("mistral", ("body", "message"), "Requests rate limit exceeded", QUOTA_REQUESTS),
+    ("mistral-plain", ("body", "message"), "The workspace spending limit is reached", {"class": "billing"}),
+    ("mistral-plain", ("status",), 401, {"class": "auth"}),
+    ("groq", ("status",), 498, {"class": "overloaded"}),
+    ("groq", ("body", "error", "code"), "capacity_exceeded", {"class": "overloaded"}),
+    ("groq", ("body", "error", "message"), "on tokens per minute (TPM): Limit 9, Used 9, Requested 1. Please try again in 2s.", {**QUOTA_TOKENS, "retry_after_s": 2}),
+    ("xai", ("body", "error"), "Requests per Minute (actual/limit): 9/6", {**QUOTA_REQUESTS, "limit": 6}),
+    ("xai", ("status",), 403, {"class": "auth"}),
+    ("openrouter", ("body", "error", "metadata", "limit_source"), "account", {"class": "billing"}),
+    ("openrouter-free", ("body", "error", "message"), "Rate limit exceeded: free-models-per-min", QUOTA_REQUESTS),
+    ("openrouter-free", ("body", "error", "metadata", "headers", "X-RateLimit-Reset"), "1767607260000", {"reset_requests_s": 60}),
+    ("cohere", ("body", "message"), "trial token rate limit exceeded, limit is 9 tokens per minute", QUOTA_TOKENS),
+    ("cohere", ("body", "message"), "limited to 1000 API calls / month", DAILY),
+    ("cohere", ("status",), 402, {"class": "billing"}),
+    ("cohere-bad", ("body", "error_type"), "other", {"class": "invalid"}),
+    ("bedrock", ("headers", "x-amzn-errortype"), "ModelNotReadyException", {"class": "overloaded"}),
+    ("bedrock", ("body", "message"), "Too many requests, please wait", QUOTA_REQUESTS),
+    ("bedrock", ("body", "message"), "Too many tokens per day, please wait", DAILY),
+    ("bedrock-denied", ("headers", "x-amzn-errortype"), "ValidationException", {"class": "invalid"}),
+    ("bedrock-denied", ("headers", "x-amzn-errortype"), "ServiceUnavailableException", {"class": "overloaded"}),
 ]
+SAME: list[tuple[str, Path, Any]] = [
+    ("openai", ("status",), 200),  # an error object is one whatever the status
+    ("openai", ("body", "error", "type"), "requests"),  # the text names the meter
+    ("openai-unpaid", ("body", "error", "type"), "tokens"),  # the code is enough, as the type is
+    ("openai-unpaid", ("body", "error", "code"), None),
+    ("mistral", ("body", "type"), "x"),
+]
+# fmt: on
 
 
-@pytest.mark.parametrize(("index", "what", "value", "wanted"), MUTATIONS)
-def test_a_field_that_matters_changes_the_result(index: int, what: str, value: Any, wanted: dict[str, Any]):
-    provider, status, headers, body, before = copy.deepcopy(FACTS[index])
-    if what == "status":
-        status = value
-    elif what in headers:
-        headers[what] = value
-    else:
-        body["error"][what] = value
-    changed = said(provider, status, headers, body)
-    assert agrees(changed, wanted), changed
-    original = said(*FACTS[index][:4])
-    assert changed != original or agrees(original, wanted), before
+def changed(case: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
+    case = copy.deepcopy(case)
+    place: Any = case
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return case
+
+
+@pytest.mark.parametrize(("base", "path", "value", "wanted"), CHANGES)
+def test_a_field_that_matters_changes_the_result(base: str, path: Path, value: Any, wanted: dict[str, Any]):
+    assert not agrees(answer(BASES[base]), wanted)
+    got = answer(changed(BASES[base], path, value))
+    assert agrees(got, wanted), got
+
+
+@pytest.mark.parametrize(("base", "path", "value"), SAME)
+def test_a_field_that_does_not_matter_changes_nothing(base: str, path: Path, value: Any):
+    before, after = answer(BASES[base]), answer(changed(BASES[base], path, value))
+    named = ("class", "limit_dimension", "retry_after_s", "never_fits")
+    assert [after[name] for name in named] == [before[name] for name in named]
+
+
+KEYS = {
+    *("class", "limit_dimension", "retry_after_s", "retry_after_from", "never_fits", "reason", "provider"),
+    *("remaining_requests", "reset_requests_s", "remaining_tokens", "reset_tokens_s"),
+}
+
+
+def test_the_keys_of_an_answer_are_there_when_they_are_null():
+    for provider in ALL:
+        for status in (None, 200, 400, 503):
+            got = said(provider, status, {}, None)
+            assert set(got) == KEYS
+            nothing = KEYS - {"class", "limit_dimension", "never_fits", "reason", "provider"}
+            assert {key for key in KEYS if got[key] is None} == nothing
+        assert set(said(provider, 429, {}, None)) == KEYS | {"class_any_of"}
 
 
 SAID = re.compile(r"retry-after(-ms)?|(x-ratelimit|anthropic-ratelimit)-.*(remaining|reset).*")

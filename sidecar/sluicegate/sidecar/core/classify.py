@@ -168,7 +168,7 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
     text = fault.text
     codes = fault.codes | _amazon(headers)
     of_pool = "" if status in _OF_THE_CALL or codes & _NAMES_A_MODEL else fault.own_text
-    own = next((speech.codes[code] for code in sorted(codes) if code in speech.codes), None)
+    own = {speech.codes[code] for code in codes if code in speech.codes}
     said = next((one for one in speech.phrases if one.text in (of_pool if one.error_class in _STOPS else text)), None)
 
     def words(texts: tuple[str, ...], text: str = text) -> str:
@@ -184,8 +184,8 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
         return ErrorClass.BILLING, "status 402"
     if found := words(_BILLING_TEXTS, of_pool):
         return ErrorClass.BILLING, f"text {found!r}"
-    if own is ErrorClass.BILLING:
-        return ErrorClass.BILLING, f"code {_which(speech, codes, own)}"
+    if ErrorClass.BILLING in own:
+        return ErrorClass.BILLING, f"code {_which(speech, codes, ErrorClass.BILLING)}"
     if said and said.error_class is ErrorClass.BILLING:
         return ErrorClass.BILLING, f"text {said.text!r}"
     if code := named(_POLICY_CODES):
@@ -198,8 +198,8 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
         return ErrorClass.AUTH, f"status {status}"
     if code := named(_AUTH_CODES):
         return ErrorClass.AUTH, f"code {code}"
-    if own is ErrorClass.AUTH:
-        return ErrorClass.AUTH, f"code {_which(speech, codes, own)}"
+    if ErrorClass.AUTH in own:
+        return ErrorClass.AUTH, f"code {_which(speech, codes, ErrorClass.AUTH)}"
     if status in (0, 400) and (found := words(_AUTH_TEXTS)):
         return ErrorClass.AUTH, f"text {found!r}"
     if any(code.startswith("cmek_") for code in codes):
@@ -210,8 +210,8 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
         return ErrorClass.OVERLOAD, f"status {status}"
     if code := named(_OVERLOAD_CODES):
         return ErrorClass.OVERLOAD, f"code {code}"
-    if own is ErrorClass.OVERLOAD:
-        return ErrorClass.OVERLOAD, f"code {_which(speech, codes, own)}"
+    if ErrorClass.OVERLOAD in own:
+        return ErrorClass.OVERLOAD, f"code {_which(speech, codes, ErrorClass.OVERLOAD)}"
     if found := words(_OVERLOAD_TEXTS, of_pool):
         return ErrorClass.OVERLOAD, f"text {found!r}"
     if said and said.error_class is ErrorClass.OVERLOAD:
@@ -229,8 +229,9 @@ def _class(speech: Speech, status: int, headers: Mapping[str, str], fault: Fault
         return ErrorClass.QUOTA, "status 429"
     if code := named(_QUOTA_CODES):
         return ErrorClass.QUOTA, f"code {code}"
-    if own is not None:
-        return own, f"code {_which(speech, codes, own)}"
+    if own:
+        code = min(code for code in codes if code in speech.codes)
+        return speech.codes[code], f"code {code}"
     if status == 0 and (said or any(phrase.text in text for phrase in (*DAY_PHRASES, *LIMIT_PHRASES))):
         return (said.error_class if said else ErrorClass.QUOTA), "its text names a limit"
     if status >= 500:
