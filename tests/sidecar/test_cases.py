@@ -38,3 +38,20 @@ def test_a_recorded_response_means_what_its_record_says(case: dict[str, Any]):
             assert got.get(key) == wanted, (key, got)
         else:
             assert got.get(key) == pytest.approx(wanted, abs=0.001), (key, got)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_another_status_or_code_is_another_answer(case: dict[str, Any]):
+    headers = {name: value for name, value in case["headers"].items() if name != "x-amzn-errortype"}
+    case = {"provider": case["provider"], "headers": headers, "body": case["body"]}
+    meant = {200: "ok", 401: "auth", 404: "invalid", 500: "server_error", 503: "overloaded", 402: "billing"}
+    for status, wanted in meant.items():
+        assert answer(case | {"status": status, "body": None})["class"] == wanted
+    body = case["body"]
+    if not isinstance(body, dict) or not isinstance(body.get("error"), dict):
+        return
+    codes = {"insufficient_quota": "billing", "invalid_api_key": "auth", "overloaded_error": "overloaded"}
+    for place in ("code", "type"):
+        for code, wanted in codes.items():
+            other = body | {"error": {"message": "", place: code}}
+            assert answer(case | {"status": 429, "body": other})["class"] == wanted
