@@ -111,8 +111,8 @@ def test_image_rules_of_each_family():
 def test_tools_are_an_upper_bound():
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     plain = tokens(CHAT, user("a"))
-    assert 15 < tokens(CHAT, user("a", tools=tools)) - plain < 40
-    assert 95 < tokens(CHAT, {**user("a", tools=tools), "model": "gpt-5"}) - plain < 120
+    assert 24 < tokens(CHAT, user("a", tools=tools)) - plain < 55
+    assert 104 < tokens(CHAT, {**user("a", tools=tools), "model": "gpt-5"}) - plain < 135
 
 
 # ---- real texts
@@ -159,12 +159,87 @@ def by_cookbook(tools: Sequence[Mapping[str, Any]], model: str) -> int:
     return total
 
 
-@pytest.mark.parametrize(("model", "more"), [("gpt-4o", 0), ("gpt-4", 0), ("o3-mini", 0), ("gpt-5", 81), ("new", 81)])
+def tool(properties: dict[str, Any]) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": properties}
+    return {"type": "function", "function": {"name": "f", "description": "", "parameters": parameters}}
+
+
+ORDER = tool(
+    {
+        "customer": {
+            "type": "object",
+            "description": "Who orders.",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string", "description": "The full name, as in the register."},
+                "kind": {"type": "string", "enum": ["person", "company"]},
+            },
+        },
+        "lines": {
+            "type": "array",
+            "description": "What is ordered.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "article": {"type": "string", "description": "The article's number."},
+                    "options": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "name": {"type": "string", "enum": ["color", "size", "engraving"]},
+                                "value": {"type": "string", "description": "As the catalogue writes it."},
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    }
+)
+NESTED = [
+    ORDER,
+    tool({"a": {"type": "object", "properties": {"b": {"type": "string"}}}}),
+    tool({"a": {"type": "array", "items": {"type": "object", "properties": {"b": {"type": "string"}}}}}),
+    tool({"a": {"type": "array", "items": {"type": "string", "enum": ["x", "y"]}}}),
+    tool({"a": {"anyOf": [{"type": "null"}, {"properties": {"b": {"type": "string"}}}], "type": "object"}}),
+]
+FLAT = [
+    tool({}),
+    tool({"a": {"type": "integer"}, "b": {"type": "integer"}}),
+    tool({letter: {"type": "integer"} for letter in "abcdefghijklmnopqrstuvwxyz"}),
+    tool({"pick": {"type": "string", "enum": list("abcdefghijklmnopqrstuvwxyz")}}),
+]
+MODELS = [("gpt-4o", 0), ("gpt-4", 0), ("o3-mini", 0), ("gpt-5", 81), ("new", 81)]
+
+
+@pytest.mark.parametrize(("model", "more"), MODELS)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_tools_stay_below_what_is_reserved_for_them(model: str, more: int, count: int):
+    reserved = reserved_for(TOOLS[:count], model)
+    assert by_cookbook(TOOLS[:count], model) + max(23, more) <= reserved < 2 * by_cookbook(TOOLS[:count], model) + more
+
+
+@pytest.mark.parametrize(("model", "more"), MODELS)
+def test_what_real_counts_are_above_the_cookbooks_is_reserved_whatever_the_schema(model: str, more: int):
+    """Up to 23 for flat schemas, 93 for nested ones; GPT-5 adds up to 81."""
+    for flat in FLAT:
+        assert by_cookbook([flat], model) + max(23, more) <= reserved_for([flat], model)
+    for nested in NESTED:
+        assert by_cookbook([nested], model) + 93 + more <= reserved_for([nested], model)
+    assert reserved_for([ORDER], "gpt-4o") < 300
+
+
+def test_a_schema_deeper_than_anyone_reads_has_a_bound():
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(200):
+        deep = {"type": "object", "properties": {"a": deep}}
+    assert 300 < reserved_for([tool({"a": deep})], "gpt-4o") < 600
+
+
+def reserved_for(tools: Sequence[Mapping[str, Any]], model: str) -> int:
     without = {**user("a"), "model": model}
-    reserved = tokens(CHAT, {**without, "tools": TOOLS[:count]}) - tokens(CHAT, without)
-    assert by_cookbook(TOOLS[:count], model) + more <= reserved < 2 * by_cookbook(TOOLS[:count], model) + more
+    return tokens(CHAT, {**without, "tools": tools}) - tokens(CHAT, without)
 
 
 FAMILIES = [

@@ -33,12 +33,12 @@ class Tally:
         """Tokens that no text accounts for."""
         self.overhead += tokens
 
-    def json(self, value: object, tokens: int = 0) -> None:
-        """Something sent as JSON: its length / `divisor` and `tokens`, never exact."""
+    def json(self, value: object, tokens: int = 0, least: int = 0) -> None:
+        """Something sent as JSON: its length / `divisor`, or `least`, and `tokens`; never exact."""
         size = json_length(value)
         self.exact = False
         self.characters += size
-        self.overhead += math.ceil(size / self.divisor) + tokens
+        self.overhead += max(math.ceil(size / self.divisor), least) + tokens
 
     def image(self, tokens: int) -> None:
         """An image of so many tokens."""
