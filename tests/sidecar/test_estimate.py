@@ -28,6 +28,7 @@ CHAT = OPENAI.apis["/chat/completions"]
 RESPONSES = OPENAI.apis["/responses"]
 EMBEDDINGS = OPENAI.apis["/embeddings"]
 MESSAGES = ANTHROPIC.apis["/v1/messages"]
+GENERATE = next(api for api in table_of(Provider.GOOGLE_GEMINI).apis.values() if api.wire is Wire.GENERATE)
 
 
 def tokens(api, body) -> int:
@@ -106,6 +107,65 @@ def test_image_rules_of_each_family():
     assert anthropic_image((8000, 8000)) == anthropic_image(None) == 1600
     assert gemini_image((384, 384)) == 258
     assert gemini_image((1536, 769)) == 4 * 258
+
+
+@pytest.mark.parametrize(
+    ("model", "one", "four", "low"),
+    [
+        # 512 px, 1024 px scaled to 768 px, low detail: base + 1 tile, base + 4 tiles, base.
+        ("gpt-4o", 255, 765, 85),
+        ("chatgpt-4o-latest", 255, 765, 85),
+        ("gpt-4.1", 255, 765, 85),
+        ("gpt-4.5-preview", 255, 765, 85),
+        ("gpt-4o-mini", 8_500, 25_501, 2_833),
+        ("gpt-5", 210, 630, 70),
+        ("gpt-5.6-sol", 210, 630, 70),
+        ("o1", 225, 675, 75),
+        ("o3", 225, 675, 75),
+        ("computer-use-preview", 194, 581, 65),
+        ("gpt-image-1", 194, 581, 65),
+        ("ft:gpt-4o-mini:org", 8_500, 25_501, 2_833),
+        ("openai/gpt-5", 210, 630, 70),
+        # 256 and 1,024 patches of 32 px; there is no low detail.
+        ("gpt-4.1-mini", 415, 1_659, 415),
+        ("gpt-5-mini", 415, 1_659, 415),
+        ("gpt-4.1-nano", 630, 2_520, 630),
+        ("gpt-5-nano", 630, 2_520, 630),
+        ("o4-mini", 441, 1_762, 441),
+    ],
+)
+def test_an_image_costs_what_its_models_family_bills(model: str, one: int, four: int, low: int):
+    def cost(side: int, detail: str) -> int:
+        content = [{"type": "image_url", "image_url": {"url": png(side, side), "detail": detail}}]
+        prompt = prompt_of(CHAT, {**user(content), "model": model})
+        return estimate(prompt, 0).image_tokens
+
+    assert [cost(512, "auto"), cost(1024, "high"), cost(512, "low")] == [one, four, low]
+
+
+@pytest.mark.parametrize(("model", "most"), [("gpt-5-mini", 2_489), ("gpt-5-nano", 3_779), ("o4-mini", 2_642)])
+def test_patches_end_at_1536(model: str, most: int):
+    assert openai_image(model, (4096, 4096), "high") == most
+
+
+def test_gemini_counts_recordings_by_the_second():
+    def cost(part: dict[str, object]) -> int:
+        def counted(parts: list[dict[str, object]]) -> int:
+            return estimate(
+                prompt_of(GENERATE, {"contents": [{"parts": parts}]}, Provider.GOOGLE_GEMINI), 0
+            ).input_tokens
+
+        return counted([part]) - counted([])
+
+    def seconds(kind: str, size: int) -> dict[str, object]:
+        return {"inlineData": {"mimeType": kind, "data": base64.b64encode(bytes(size)).decode()}}
+
+    # Ten seconds of WAV at 32 kB/s, of MP3 at 8 kB/s, of MP4 at 1 Mbit/s; a minute where only linked to.
+    assert cost(seconds("audio/wav", 319_998)) == 320
+    assert cost(seconds("audio/mpeg", 79_998)) == 320
+    assert cost(seconds("video/mp4", 1_249_998)) == 2_630
+    assert cost({"fileData": {"mimeType": "audio/mpeg", "fileUri": "gs://a/b.mp3"}}) == 1_920
+    assert cost({"fileData": {"mimeType": "video/mp4", "fileUri": "gs://a/b.mp4"}}) == 15_780
 
 
 def test_tools_are_an_upper_bound():
@@ -327,9 +387,8 @@ def test_an_exact_count_needs_the_providers_own_tokenizer():
 def test_caps_and_choices():
     prompt = prompt_of(CHAT, user("a", max_tokens=5, max_completion_tokens=7, n=3))
     assert (prompt.cap, prompt.choices) == (7, 3)
-    api = next(api for api in table_of(Provider.GOOGLE_GEMINI).apis.values() if api.wire is Wire.GENERATE)
     for config in ({"generationConfig": {"candidateCount": 3}}, {"generation_config": {"candidate_count": 3}}):
-        assert prompt_of(api, {"contents": [], **config}).choices == 3
+        assert prompt_of(GENERATE, {"contents": [], **config}).choices == 3
     assert prompt_of(CHAT, user("a", max_tokens=-1, n=0)).cap is None
     assert prompt_of(CHAT, user("a", max_tokens=True)).cap is None
     assert estimate(prompt, 0).output_tokens == 7

@@ -7,7 +7,7 @@ import math
 from typing import Any, cast
 
 from sluicegate.sidecar.core.estimate.images import openai_image, size_of
-from sluicegate.sidecar.core.estimate.models import tools_extra
+from sluicegate.sidecar.core.estimate.models import plain, tools_extra
 from sluicegate.sidecar.core.estimate.tally import MAX_DEPTH, Tally, as_dict, as_list, json_length
 
 _AUDIO_TOKENS_PER_BYTE = 10 / 4_000
@@ -154,4 +154,4 @@ def _image(tally: Tally, part: dict[str, Any], model: str) -> None:
     url = told.get("url") if told else where
     detail = told.get("detail", part.get("detail"))
     size = size_of(url) if isinstance(url, str) else None
-    tally.image(openai_image(model, size, detail if isinstance(detail, str) else "auto"))
+    tally.image(openai_image(plain(model), size, detail if isinstance(detail, str) else "auto"))
