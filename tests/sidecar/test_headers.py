@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.sidecar.core.headers import read_meters, retry_after
+from sluicegate.sidecar.core.dialects import ALL
+from sluicegate.sidecar.core.headers import Readings, read, read_meters, retry_after
 from sluicegate.wire.values import MeterReading
 from sluicegate.wire.words import Provider, Resource
 
@@ -59,6 +60,54 @@ def test_anthropic_rounds_to_thousands_and_resets_count_from_the_responses_date(
         MeterReading(Resource.INPUT_TOKENS, None, 200000, 125500, 126500, 21.0),
         MeterReading(Resource.OUTPUT_TOKENS, None, 80000, 0, 500, 0.0),
     )
+
+
+def anthropic(start: str, reset: str) -> dict[str, str]:
+    return {f"{start}-limit": "9000", f"{start}-remaining": "0", f"{start}-reset": reset}
+
+
+@pytest.mark.parametrize(
+    ("provider", "headers"),
+    [
+        ("openai", openai("input-images", 50, 49, "1.2s")),
+        ("openai", openai("tokens_usage_based", 40_000, 10, "59s")),
+        ("anthropic", anthropic("anthropic-priority-input-tokens", "2025-03-15T12:58:20Z")),
+        ("anthropic", anthropic("anthropic-priority-output-tokens", "2025-03-15T12:58:20Z")),
+        ("anthropic", anthropic("anthropic-fast-input-tokens", "2025-03-15T12:58:20Z")),
+        ("anthropic", anthropic("anthropic-fast-output-tokens", "2025-03-15T12:58:20Z")),
+        (
+            "anthropic",
+            {
+                "anthropic-ratelimit-unified-status": "rejected",
+                "anthropic-ratelimit-unified-5h-status": "rejected",
+                "anthropic-ratelimit-unified-5h-utilization": "1.08",
+                "anthropic-ratelimit-unified-5h-reset": "1742043600",
+                "anthropic-ratelimit-unified-7d-utilization": "0.4",
+                "anthropic-ratelimit-unified-fallback-percentage": "0.5",
+            },
+        ),
+        (
+            "mistral",
+            {
+                f"x-ratelimit-{part}-{name}-minute": "9"
+                for part in ("limit", "remaining")
+                for name in ("audio-seconds", "ocr-pages", "input-characters")
+            },
+        ),
+        ("cohere", {"x-endpoint-monthly-call-limit": "1000", "x-trial-endpoint-call-limit": "40"}),
+        ("fireworks", {"x-ratelimit-over-limit": "yes"}),
+    ],
+)
+def test_families_that_count_what_no_meter_does_are_left_unread(provider: str, headers: dict[str, str]):
+    for names in (headers, {name.title(): value for name, value in headers.items()}):
+        assert read(ALL[provider], {"date": DATE, **names}) == Readings()
+        assert read(ALL["compatible"], {"date": DATE, **names}) == Readings()
+
+
+def test_what_is_left_unread_changes_nothing_beside_what_is_read():
+    plain = openai("tokens", 40_000, 30_000, "15s") | openai("requests", 500, 499, "120ms")
+    more = openai("input-images", 50, 0, "60s") | openai("tokens_usage_based", 40_000, 10, "59s")
+    assert read_meters(Provider.OPENAI, plain | more) == read_meters(Provider.OPENAI, plain)
 
 
 @pytest.mark.parametrize("value", ["-5", "banana", "1e400", "NaN", "", "9" * 40, "1;2", "٣"])

@@ -43,6 +43,20 @@ ROWS = [
         {"requests/1m": 9_000, "tokens/1m": 30_000},
     ),
     (
+        Provider.OPENAI,
+        "",
+        triple("requests", 10_000, 9_000, "6s") | triple("project-requests", 500, 100, "48s") | TOKENS,
+        {"requests/1m": 100, "tokens/1m": 30_000},
+    ),
+    (
+        Provider.OPENAI,
+        "",
+        triple("requests", 500, 100, "48s")
+        | triple("project-requests", 10_000, 9_000, "6s")
+        | triple("project-tokens", 6_000, 3_000, "30s"),
+        {"requests/1m": 100, "tokens/1m": 3_000},
+    ),
+    (
         Provider.AZURE_OPENAI,
         "",
         triple("requests", 9_000, 8_000, "1")
@@ -96,6 +110,12 @@ ROWS = [
         "fireworks",
         triple("requests", 600, 300) | triple("tokens-prompt", 6_000, 3_000) | triple("tokens-generated", 6_000, 3_000),
         {"requests/1m": 300, "tokens/1m": 3_000, "output_tokens/1m": 3_000},
+    ),
+    (
+        COMPATIBLE,
+        "openrouter",
+        DATE | {"x-ratelimit-limit": "20", "x-ratelimit-remaining": "5", "x-ratelimit-reset": "1767607245000"},
+        {"requests/1m": 5},
     ),
     (
         COMPATIBLE,
