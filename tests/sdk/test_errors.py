@@ -168,18 +168,91 @@ async def test_a_refusal_says_what_it_is() -> None:
                 "mistral": (SDKError, 402),
             },
         ),
+        (
+            Fault.FORBIDDEN,
+            {
+                "openai": (openai.PermissionDeniedError, 403),
+                "azure": (openai.PermissionDeniedError, 403),
+                "anthropic": (anthropic.PermissionDeniedError, 403),
+                "google": (google_errors.ClientError, 403),
+                "mistral": (SDKError, 403),
+            },
+        ),
+        (
+            Fault.CONTEXT_LENGTH,
+            {
+                "openai": (openai.BadRequestError, 400),
+                "azure": (openai.BadRequestError, 400),
+                "anthropic": (anthropic.BadRequestError, 400),
+                "google": (google_errors.ClientError, 400),
+                "mistral": (SDKError, 400),
+            },
+        ),
+        (
+            Fault.CONTENT_POLICY,
+            {
+                "openai": (openai.BadRequestError, 400),
+                "azure": (openai.BadRequestError, 400),
+                "anthropic": (anthropic.BadRequestError, 400),
+            },
+        ),
     ],
 )
-async def test_what_no_repeat_mends_is_sent_once(fault: Fault, expected: dict[str, tuple[type, int]]) -> None:
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_what_no_repeat_mends_is_sent_once(
+    streaming: bool, fault: Fault, expected: dict[str, tuple[type, int]]
+) -> None:
     async with stand() as s, sdks(s) as all_of_them:
-        for name, sdk in all_of_them.items():
-            kind, status = expected[name]
+        for name, (kind, status) in expected.items():
+            sdk = all_of_them[name]
             s.fail_next(sdk.pool, fault)
             with pytest.raises(kind) as caught:
-                await sdk.ask()
+                await (sdk.stream if streaming else sdk.ask)()
+            assert type(caught.value) is kind, name
             assert sdk.status(caught.value) == status, name
             assert s.sent[-1] == (sdk.pool, status), name
             assert [pool for pool, _ in s.sent].count(sdk.pool) == 1, f"{name}: {s.sent}"
+
+
+async def _responses(gpt: openai.AsyncOpenAI) -> None:
+    await gpt.responses.create(model="gpt-4o", input="hello")
+
+
+async def _responses_streamed(gpt: openai.AsyncOpenAI) -> None:
+    async for _ in await gpt.responses.create(model="gpt-4o", input="hello", stream=True):
+        pass
+
+
+async def _embeddings(gpt: openai.AsyncOpenAI) -> None:
+    await gpt.embeddings.create(model="text-embedding-3-small", input=["hello", "world"])
+
+
+@pytest.mark.parametrize("call", [_responses, _responses_streamed, _embeddings])
+@pytest.mark.parametrize(
+    ("fault", "kind", "status", "code"),
+    [
+        (Fault.AUTH, openai.AuthenticationError, 401, "invalid_api_key"),
+        (Fault.FORBIDDEN, openai.PermissionDeniedError, 403, None),
+        (Fault.BILLING, openai.RateLimitError, 429, "insufficient_quota"),
+        (Fault.CONTEXT_LENGTH, openai.BadRequestError, 400, "context_length_exceeded"),
+        (Fault.CONTENT_POLICY, openai.BadRequestError, 400, "content_policy_violation"),
+    ],
+)
+async def test_responses_and_embeddings_fail_as_chat_does(
+    call: Callable[[openai.AsyncOpenAI], Awaitable[None]],
+    fault: Fault,
+    kind: type[openai.APIStatusError],
+    status: int,
+    code: str | None,
+) -> None:
+    async with stand() as s, openai.AsyncOpenAI(base_url=f"{s.url}/openai/v1", api_key="sk-a") as gpt:
+        s.fail_next("gpt", fault)
+        with pytest.raises(kind) as caught:
+            await call(gpt)
+        assert type(caught.value) is kind
+        assert (caught.value.status_code, caught.value.code) == (status, code)
+        assert caught.value.response.headers["x-should-retry"] == "false"
+        assert s.sent == [("gpt", status)]
 
 
 async def test_a_bad_request_is_the_providers_own() -> None:
@@ -202,13 +275,35 @@ async def test_a_bad_request_is_the_providers_own() -> None:
         assert len(s.sent) == 4
 
 
-async def test_an_overload_that_stays_is_sent_a_few_times_whatever_the_sdk_repeats() -> None:
+LASTING = {
+    Fault.OVERLOAD: {
+        "openai": (openai.InternalServerError, 503),
+        "azure": (openai.RateLimitError, 429),
+        "anthropic": (anthropic.OverloadedError, 529),
+        "google": (google_errors.ServerError, 503),
+        "mistral": (SDKError, 429),
+    },
+    Fault.SERVER_ERROR: {
+        "openai": (openai.InternalServerError, 500),
+        "azure": (openai.InternalServerError, 500),
+        "anthropic": (anthropic.InternalServerError, 500),
+        "google": (google_errors.ServerError, 500),
+        "mistral": (SDKError, 500),
+    },
+}
+
+
+@pytest.mark.parametrize("fault", LASTING)
+async def test_what_stays_wrong_is_sent_a_few_times_whatever_the_sdk_repeats(fault: Fault) -> None:
     """OpenAI's and Anthropic's SDKs obey `x-should-retry`; the others were told to repeat, and do so that often."""
     async with stand(policy={"queue": {"maxWait": "1s"}}) as s, sdks(s) as all_of_them:
         for name, sdk in all_of_them.items():
-            s.emulator.pool(sdk.pool).plan.set_rates({Fault.OVERLOAD: 1.0})
-            with pytest.raises((openai.APIStatusError, anthropic.APIStatusError, google_errors.APIError, SDKError)):
+            kind, status = LASTING[fault][name]
+            s.emulator.pool(sdk.pool).plan.set_rates({fault: 1.0})
+            with pytest.raises(kind) as caught:
                 await sdk.ask()
+            assert type(caught.value) is kind, name
+            assert sdk.status(caught.value) == status, name
             most = 2 if name in ("openai", "azure", "anthropic") else 2 * (REPEATS + 1)
             assert 1 <= [pool for pool, _ in s.sent].count(sdk.pool) <= most, f"{name}: {s.sent}"
 

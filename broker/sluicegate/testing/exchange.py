@@ -126,6 +126,9 @@ class Exchange:
             return await self._fail(face.auth())
         if fault is Fault.BILLING:
             return await self._fail(face.billing())
+        refusal = face.refusals.get(fault) if fault else None
+        if refusal is not None:
+            return await self._refuse(pool, place, refusal)
         overloaded = fault is Fault.OVERLOAD or (fault is Fault.STREAM_OVERLOAD and not call.stream)
         if overloaded and face.overloads_first:
             return await self._fail(face.overloaded())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from sluicegate.testing.calls import Answer, Call, Json, Stream
+from sluicegate.testing.faults import Fault
 from sluicegate.testing.limits import Rejected
 from sluicegate.testing.wires import Wire
 
@@ -33,7 +34,8 @@ class Face(ABC):
 
     `overloads_first`: an overload is said before admission, and costs nothing. `live`: output is charged as it is
     produced, and input corrected when the answer begins. `bills_afterwards`: real usage is charged at the end.
-    `refusal_costs`: an invalid request costs a request all the same.
+    `refusal_costs`: an invalid request costs a request all the same. `refusals`: the words of a fault that no repeat
+    mends.
     """
 
     wire: ClassVar[Wire]
@@ -41,6 +43,7 @@ class Face(ABC):
     live: ClassVar[bool] = False
     bills_afterwards: ClassVar[bool] = False
     refusal_costs: ClassVar[bool] = True
+    refusals: ClassVar[Mapping[Fault, Answer]] = {}
 
     @abstractmethod
     def place(self, path: str, query: Mapping[str, str]) -> Place | None:

@@ -25,6 +25,7 @@ class AnthropicFace(Face):
     overloads_first = True
     live = True
     refusal_costs = False
+    refusals = wire_anthropic.REFUSALS
 
     def place(self, path: str, query: Mapping[str, str]) -> Place | None:
         api = path.removeprefix("/v1/")

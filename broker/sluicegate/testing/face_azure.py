@@ -12,6 +12,7 @@ from sluicegate.testing import wire_openai
 from sluicegate.testing.calls import Answer, Call, Stream, encode
 from sluicegate.testing.face import Face, Place
 from sluicegate.testing.face_openai import APIS, OpenAIFace
+from sluicegate.testing.faults import Fault
 from sluicegate.testing.limits import Rejected
 from sluicegate.testing.wires import Wire
 
@@ -47,9 +48,23 @@ def _busy() -> Answer:
     return error(429, "overloaded", "429", message)
 
 
+_REFUSALS = {
+    **wire_openai.REFUSALS,
+    Fault.FORBIDDEN: error(403, "auth", "403", "Public access is disabled. Please configure private endpoint."),
+    Fault.CONTENT_POLICY: error(
+        400,
+        "invalid",
+        "content_filter",
+        "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please "
+        "modify your prompt and retry.",
+    ),
+}
+
+
 class AzureFace(OpenAIFace):
     """`/openai/deployments/<deployment>/...?api-version=` and `/openai/v1/...`; an overload is a 429, too."""
 
+    refusals = _REFUSALS
     wire: ClassVar[Wire] = "azure"
     base = "/openai/v1"
 

@@ -35,6 +35,7 @@ class GeminiFace(Face):
 
     wire: ClassVar[Wire] = "gemini"
     path: ClassVar[re.Pattern[str]] = re.compile(r"/v\w+/models/([^/:]+):(\w+)")
+    refusals = wire_google.REFUSALS
 
     def place(self, path: str, query: Mapping[str, str]) -> Place | None:
         found = self.path.fullmatch(path)

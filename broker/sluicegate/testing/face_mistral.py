@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sluicegate.testing import text, tokens
 from sluicegate.testing.calls import EVENTS, Answer, BadRequestError, Call, Json, encode, texts_of, whole
 from sluicegate.testing.face import Face, Place
+from sluicegate.testing.faults import Fault
 from sluicegate.testing.limits import Demand, Rejected
 from sluicegate.testing.wires import Wire
 
@@ -33,12 +34,25 @@ def _unprocessable(where: str, message: str) -> Answer:
     return error(422, "invalid", "invalid_request_message_error", detail, None)
 
 
+_REFUSALS = {
+    Fault.FORBIDDEN: Answer(403, encode({"detail": "You are not allowed to use this model."}), "auth"),
+    Fault.CONTEXT_LENGTH: error(
+        400,
+        "invalid",
+        "invalid_request_prompt",
+        "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
+        "3051",
+    ),
+}
+
+
 class MistralFace(Face):
     """A 429 says neither which limit nor how long."""
 
     wire: ClassVar[Wire] = "mistral"
     bills_afterwards = True
     refusal_costs = False
+    refusals = _REFUSALS
 
     def place(self, path: str, query: Mapping[str, str]) -> Place | None:
         api = _APIS.get(path)

@@ -23,6 +23,7 @@ class OpenAIFace(Face):
 
     wire: ClassVar[Wire] = "openai"
     base: ClassVar[str] = "/v1"
+    refusals = wire_openai.REFUSALS
 
     def place(self, path: str, query: Mapping[str, str]) -> Place | None:
         api = APIS.get(path.removeprefix(self.base)) if path.startswith(self.base) else None

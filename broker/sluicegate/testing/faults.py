@@ -22,6 +22,9 @@ class Fault(StrEnum):
     HANG = "hang"  # nothing comes, not even headers
     BILLING = "billing"  # insufficient_quota, credit balance too low, prepayment credits depleted, 402
     AUTH = "auth"  # 401, on Gemini a 400
+    FORBIDDEN = "forbidden"  # 403
+    CONTEXT_LENGTH = "context-length"  # 400: the prompt is longer than the model reads
+    CONTENT_POLICY = "content-policy"  # 400, where the provider has an error for it; Google and Mistral serve the call
     GARBAGE_HEADERS = "garbage-headers"  # rate-limit headers that are no numbers
     ABSURD_HEADERS = "absurd-headers"  # negative and enormous limits
     MISSING_HEADERS = "missing-headers"  # no rate-limit headers at all

@@ -19,6 +19,7 @@ from sluicegate.testing.calls import (
     user_of,
     whole,
 )
+from sluicegate.testing.faults import Fault
 from sluicegate.testing.limits import Demand, Rejected
 
 _TEXT = ("text",)
@@ -72,6 +73,23 @@ def overloaded() -> Answer:
 
 def server_error() -> Answer:
     return error(500, "server_error", "api_error", "Internal server error", retry=True)
+
+
+REFUSALS = {
+    Fault.FORBIDDEN: error(
+        403,
+        "auth",
+        "permission_error",
+        "Your API key does not have permission to use the specified resource.",
+        retry=False,
+    ),
+    Fault.CONTEXT_LENGTH: error(
+        400, "invalid", "invalid_request_error", "prompt is too long: 210000 tokens > 200000 maximum", retry=False
+    ),
+    Fault.CONTENT_POLICY: error(
+        400, "invalid", "invalid_request_error", "Output blocked by content filtering policy", retry=False
+    ),
+}
 
 
 def too_many_connections() -> Answer:

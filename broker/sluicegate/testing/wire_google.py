@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from sluicegate.testing.calls import Answer, Call, encode
+from sluicegate.testing.faults import Fault
 
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 BUSY = (
@@ -28,6 +29,14 @@ def error(status: int, outcome: str, code: str, message: str, details: list[dict
 
 def invalid(message: str) -> Answer:
     return error(400, "invalid", "INVALID_ARGUMENT", message)
+
+
+REFUSALS = {
+    Fault.FORBIDDEN: error(403, "auth", "PERMISSION_DENIED", "The caller does not have permission"),
+    Fault.CONTEXT_LENGTH: invalid(
+        "The input token count (1250074) exceeds the maximum number of tokens allowed (1048576)."
+    ),
+}
 
 
 def exhausted(outcome: str, metric: str, quota: str, model: str, limit: int, wait: float) -> Answer:

@@ -21,6 +21,7 @@ from sluicegate.testing.calls import (
     user_of,
     whole,
 )
+from sluicegate.testing.faults import Fault
 from sluicegate.testing.limits import (
     AdmissionRule,
     Demand,
@@ -81,6 +82,20 @@ def overloaded() -> Answer:
 def server_error() -> Answer:
     message = "The server had an error while processing your request. Sorry about that!"
     return error(500, "server_error", message, "server_error", None)
+
+
+REFUSALS = {
+    Fault.FORBIDDEN: error(
+        403, "auth", "You are not allowed to sample from this model.", "invalid_request_error", None
+    ),
+    Fault.CONTEXT_LENGTH: invalid(
+        "This model's maximum context length is 128000 tokens. However, your messages resulted in 140000 tokens. "
+        "Please reduce the length of the messages.",
+        "messages",
+        "context_length_exceeded",
+    ),
+    Fault.CONTENT_POLICY: invalid("Your request was rejected by our safety system.", code="content_policy_violation"),
+}
 
 
 def quota(rejected: Rejected, model: str, *, retry_after: bool) -> Answer:
