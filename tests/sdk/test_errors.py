@@ -14,7 +14,7 @@ import pytest
 from google import genai
 from google.genai import errors as google_errors
 from mistralai.client import Mistral
-from mistralai.client.errors import SDKError
+from mistralai.client.errors import ResponseValidationError, SDKError
 from mistralai.client.types import UNSET
 from mistralai.client.utils import BackoffStrategy, RetryConfig
 
@@ -309,12 +309,20 @@ async def test_what_stays_wrong_is_sent_a_few_times_whatever_the_sdk_repeats(fau
 
 
 async def test_an_error_inside_a_stream_that_has_begun_reaches_the_sdk() -> None:
+    """Without a status, so as what each SDK makes of such an event; mistralai finds that it is no chunk."""
+    expected = {
+        "openai": openai.APIError,
+        "azure": openai.APIError,
+        "anthropic": anthropic.APIStatusError,
+        "google": google_errors.ServerError,
+        "mistral": ResponseValidationError,
+    }
     slow = {"pace": {"latency": 0, "tokensPerSecond": 200}}
-    async with stand(gpt=slow, azure=slow, claude=slow, gemini=slow) as s, sdks(s) as all_of_them:
-        for number, name in enumerate(("openai", "azure", "anthropic", "google"), 1):
-            sdk = all_of_them[name]
+    async with stand(gpt=slow, azure=slow, claude=slow, gemini=slow, mistral=slow) as s, sdks(s) as all_of_them:
+        for number, (name, sdk) in enumerate(all_of_them.items(), 1):
             s.fail_next(sdk.pool, Fault.STREAM_OVERLOAD)
-            with pytest.raises((openai.APIError, anthropic.APIError, google_errors.APIError)):
+            with pytest.raises(expected[name]) as caught:
                 await sdk.stream()
+            assert type(caught.value) is expected[name], name
             await s.until_sent(number)
             assert s.emulator.calls.records[-1].outcome == "overloaded"
