@@ -264,11 +264,12 @@ NESTED = [
     tool({"a": {"type": "array", "items": {"type": "string", "enum": ["x", "y"]}}}),
     tool({"a": {"anyOf": [{"type": "null"}, {"properties": {"b": {"type": "string"}}}], "type": "object"}}),
 ]
+LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 FLAT = [
     tool({}),
     tool({"a": {"type": "integer"}, "b": {"type": "integer"}}),
-    tool({letter: {"type": "integer"} for letter in "abcdefghijklmnopqrstuvwxyz"}),
-    tool({"pick": {"type": "string", "enum": list("abcdefghijklmnopqrstuvwxyz")}}),
+    tool({letter: {"type": "integer"} for letter in LETTERS}),
+    tool({"pick": {"type": "string", "enum": LETTERS}}),
 ]
 MODELS = [("gpt-4o", 0), ("gpt-4", 0), ("o3-mini", 0), ("gpt-5", 81), ("new", 81)]
 
@@ -288,6 +289,16 @@ def test_what_real_counts_are_above_the_cookbooks_is_reserved_whatever_the_schem
     for nested in NESTED:
         assert by_cookbook([nested], model) + 93 + more <= reserved_for([nested], model)
     assert reserved_for([ORDER], "gpt-4o") < 300
+
+
+def test_the_values_of_an_enum_count_wherever_it_stands():
+    """Each is a token at least and three around it, though JSON / 4 is less than two for it."""
+    choice = {"type": "string", "enum": LETTERS}
+    optional = {"anyOf": [choice, {"type": "null"}], "type": "string"}
+    defined = tool({"pick": {"$ref": "#/$defs/Choice", "type": "string"}})
+    defined["function"]["parameters"]["$defs"] = {"Choice": choice}
+    for tools in (tool({"pick": choice}), tool({"pick": optional}), tool({"pick": {"items": choice}}), defined):
+        assert reserved_for([tools], "gpt-4o") > 12 + 7 + 3 + 3 + 26 * 4
 
 
 def test_a_schema_deeper_than_anyone_reads_has_a_bound():

@@ -73,5 +73,5 @@ def overhead_known(provider: Provider, model: str) -> int | None:
 
 
 def tools_extra(model: str) -> int:
-    """Tokens beyond JSON / 4 that make it an upper bound: none up to GPT-4.5 and o-series, 80 for GPT-5 and unknown."""
+    """Tokens of tools beyond those of their schemas: none up to GPT-4.5 and o-series, 80 for GPT-5 and unknown."""
     return 0 if plain(model).startswith(_OLDER) else 80

@@ -90,29 +90,44 @@ def _tools(tally: Tally, tools: object, model: str) -> None:
     if not listed:
         return
     told = [as_dict(as_dict(tool).get("function", tool)) for tool in listed]
-    least = sum(13 + _words(f.get("name")) + _words(f.get("description")) + _schema(f.get("parameters")) for f in told)
+    least = sum(
+        13 + _words(f.get("name")) + _words(f.get("description")) + _schema(as_dict(f.get("parameters"))) for f in told
+    )
     tally.json(tools, tools_extra(model), 12 + 23 + least)
 
 
-def _schema(schema: object, depth: int = 0) -> int:
-    entry = as_dict(schema)
-    named = as_dict(entry.get("properties"))
-    own = 0
-    for name, value in named.items():
-        field = as_dict(value)
-        own += 3 + _words(name) + _words(field.get("type")) + _words(field.get("description"))
-        own += sum(3 + _words(item) for item in as_list(field.get("enum")))
-    if depth == MAX_DEPTH:
-        return own
-    inner = sum(_schema(value, depth + 1) for value in named.values())
-    items = as_dict(entry.get("items"))
-    inner += _schema(items, depth + 1) + sum(3 + _words(item) for item in as_list(items.get("enum")))
-    for several in (entry.get("anyOf"), entry.get("oneOf"), list(as_dict(entry.get("$defs")).values())):
-        inner += sum(_schema(value, depth + 1) for value in as_list(several))
+_NESTING = frozenset({"properties", "items", "anyOf", "oneOf", "$defs"})
+
+
+def _schema(schema: dict[str, Any], depth: int = 0) -> int:
+    own = inner = 0
+    for name, field in as_dict(schema.get("properties")).items():
+        own += 3 + _words(name)
+        if isinstance(field, dict):
+            told = cast("dict[str, Any]", field)
+            own += _words(told.get("type")) + _words(told.get("description")) + _values(told.get("enum"))
+            inner += _inner(told, depth)
+    several = [schema["items"]] if "items" in schema else []
+    for key in ("anyOf", "oneOf", "$defs"):
+        if key in schema:
+            several += as_list(schema[key]) or as_dict(schema[key]).values()
+    for one in several:
+        told = as_dict(one)
+        inner += _values(told.get("enum")) + _inner(told, depth)
     return own + inner + (70 if depth == 0 and inner else 0)
 
 
+def _inner(schema: dict[str, Any], depth: int) -> int:
+    return 0 if depth == MAX_DEPTH or _NESTING.isdisjoint(schema) else _schema(schema, depth + 1)
+
+
+def _values(enum: object) -> int:
+    return sum(3 + _words(value) for value in cast("list[object]", enum)) if isinstance(enum, list) else 0
+
+
 def _words(value: object) -> int:
+    if isinstance(value, str) and value.isascii():
+        return (len(value) + 5) // 4
     return 0 if value is None else math.ceil(json_length(value) / 4)
 
 
