@@ -408,40 +408,16 @@ def test_caps_and_choices():
 
 
 KEYS = ["role", "content", "type", "text", "name", "image", "parts", "inlineData"]
+SCHEMA = ["function", "parameters", "properties", "items", "enum", "anyOf", "$defs", "description"]
 FIELDS = ["model", "messages", "input", "tools", "system", "n", "max_tokens", "prompt", "contents", "generationConfig"]
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["role", "content", "type", "text", "name", "image", "parts", "inlineData"]),
-            inner,
-            max_size=4,
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*KEYS, *SCHEMA]), inner, max_size=4),
     max_leaves=15,
 )
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(
-            [
-                "model",
-                "messages",
-                "input",
-                "tools",
-                "system",
-                "n",
-                "max_tokens",
-                "prompt",
-                "contents",
-                "generationConfig",
-            ]
-        ),
-        anything,
-    )
-)
+@given(st.dictionaries(st.sampled_from(FIELDS), anything))
 def test_any_request_has_an_estimate(body: dict[str, object]):
     for provider in Provider:
         for api in table_of(provider).apis.values():
