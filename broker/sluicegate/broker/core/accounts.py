@@ -66,10 +66,10 @@ class Account:
     reserved: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
-    outcomes: dict[Outcome, Came] = field(default_factory=dict)
-    decided: dict[tuple[Outcome, Reason], Decided] = field(default_factory=dict)
-    answers: dict[str, int] = field(default_factory=dict)
-    retries: dict[Reason, int] = field(default_factory=dict)
+    outcomes: dict[Outcome, Came] = field(default_factory=dict[Outcome, Came])
+    decided: dict[tuple[Outcome, Reason], Decided] = field(default_factory=dict[tuple[Outcome, Reason], Decided])
+    answers: dict[str, int] = field(default_factory=dict[str, int])
+    retries: dict[Reason, int] = field(default_factory=dict[Reason, int])
 
 
 class Accounts:
