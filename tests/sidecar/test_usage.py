@@ -231,6 +231,16 @@ def test_a_google_stream_that_is_cut_off_is_not_finished_and_keeps_what_it_said(
 
 
 @given(CUTS)
+def test_a_count_that_later_events_of_google_leave_out_is_kept(at: list[int]):
+    first = google("a", promptTokenCount=10, cachedContentTokenCount=6, totalTokenCount=10)
+    chunks = [first, google("b", candidatesTokenCount=4), google("c", trafficType="ON_DEMAND"), google("d", True)]
+    reader = EventReader(Wire.GENERATE)
+    run(reader, cut(b"".join(map(data, chunks)), at))
+    assert reader.usage == Usage(10, 4, 6)
+    assert reader.finished
+
+
+@given(CUTS)
 def test_an_error_in_an_array_and_an_error_instead_of_one(at: list[int]):
     error = {"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}
     for whole in (json.dumps([GEMINI[0], error]).encode(), json.dumps([error]).encode(), json.dumps(error).encode()):

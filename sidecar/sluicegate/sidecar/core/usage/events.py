@@ -37,6 +37,8 @@ _INTERESTING = {
     Wire.GENERATE: _GOOGLE,
     Wire.EMBED: _GOOGLE,
 }
+# Google counts in every event, each time in full: only the last of them need be read, and those that say more.
+_MORE = re.compile(rb'"finishReason"|"blockReason"|"error"|event: ?error')
 _CHUNKS = (Wire.CHAT, Wire.COMPLETIONS, Wire.FIM)
 
 
@@ -59,10 +61,12 @@ class EventReader:
         self._interesting = _INTERESTING[wire]
         self._held = bytearray()
         self._skipping = False
+        self._counts = b""  # the last events of Google's that only count, unread
 
     @property
     def usage(self) -> Usage | None:
         """So far."""
+        self._catch_up()
         return self._tally.usage
 
     def receive_data(self, data: bytes) -> Read:
@@ -134,6 +138,18 @@ class EventReader:
         return end
 
     def _read_events(self, whole: bytes) -> bool:
+        if self._wire is Wire.GENERATE and b'"promptTokenCount"' in whole and not _MORE.search(whole):
+            self._counts = whole
+            return True
+        self._catch_up()
+        return self._read_all(whole)
+
+    def _catch_up(self) -> None:
+        counts, self._counts = self._counts, b""
+        if counts:
+            self._read_all(counts)
+
+    def _read_all(self, whole: bytes) -> bool:
         news = False
         for event in self._split(whole):
             if self._interesting.search(event) is not None:
