@@ -43,6 +43,10 @@ class Node:
         for archive in self.archives:
             run([*_ctr(), "images", "import", archive], f"containerd does not take {archive}", timeout=300)
 
+    def name(self, image: str, other: str) -> None:
+        """`other` is from now on a name of `image`, too, as if somebody had pushed it there."""
+        run([*_ctr(), "images", "tag", f"docker.io/{image}", other], f"{image} gets no other name")
+
     def start(self, name: str, *command: str | Path) -> None:
         """Starts a process of the cluster; its output is in a file of its name."""
         self.processes.append(Process.start(name, command, self.plane.directory, start_new_session=True))
