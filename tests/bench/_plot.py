@@ -29,6 +29,7 @@ def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float, str]]) 
     values = [value for _, value, _ in rows]
     axes.barh(names, values, color=[color for _, _, color in rows])
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter("")
     axes.invert_yaxis()
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(unit)
