@@ -319,6 +319,12 @@ async def test_of_two_policies_for_one_workload_the_older_holds_and_the_other_is
             await until(lambda: told("a-younger")[0] == "Accepted", "nothing is in its way")
 
 
+async def all_ready(plane: ControlPlane) -> None:
+    """Waits until every pool and policy is."""
+    wait = ("wait", "--for=condition=Ready", f"--timeout={WITHIN:g}s", "--all", "-A", "ppool,tpol")
+    await asyncio.to_thread(plane.kubectl, *wait)
+
+
 async def test_the_examples_come_into_effect_as_the_readme_says(plane: ControlPlane, namespace: None, tmp_path: Path):
     documents = [d for path in sorted(EXAMPLES.glob("*.yaml")) for d in yaml.safe_load_all(path.read_text())]
     told = re.search(r"for name in ([a-z ]+); do kubectl create namespace", README.read_text())
@@ -329,8 +335,7 @@ async def test_the_examples_come_into_effect_as_the_readme_says(plane: ControlPl
     port = free_port()
     async with broker(port) as running:
         with operator(plane, port, tmp_path):
-            wait = ("wait", "--for=condition=Ready", f"--timeout={WITHIN:g}s", "--all", "-A", "ppool,tpol")
-            await asyncio.to_thread(plane.kubectl, *wait)
+            await all_ready(plane)
             for document in documents:
                 where = ("-n", document["metadata"]["namespace"]) if "namespace" in document["metadata"] else ()
                 found = conditions(plane, document["kind"], document["metadata"]["name"], *where)
@@ -347,8 +352,7 @@ async def test_a_text_with_every_field_comes_into_effect(plane: ControlPlane, na
     port = free_port()
     async with broker(port) as running:
         with operator(plane, port, tmp_path):
-            wait = ("wait", "--for=condition=Ready", f"--timeout={WITHIN:g}s", "--all", "-A", "ppool,tpol")
-            await asyncio.to_thread(plane.kubectl, *wait)
+            await all_ready(plane)
             found = plane.get("ppool,tpol", "-A")["items"]
             assert len(found) == len(list(yaml.safe_load_all(text)))
             for item in found:
