@@ -73,7 +73,7 @@ class Account:
 
 
 class Accounts:
-    """`by_labels`, as that `label` gives a party and its pool: as many as it gives, nothing is forgotten.
+    """`by_labels`: an account for each labels that `label` gives a party and its pool; nothing is forgotten.
 
     `ratios` by pool. `label` is asked once for each party and pool, until `relabel`.
     """
