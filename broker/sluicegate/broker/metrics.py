@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Gauge, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from sluicegate.broker.configuration import Configuration
-from sluicegate.broker.core.accounts import Accounts, Labels, Spread
+from sluicegate.broker.core.accounts import Accounts, Labels
 from sluicegate.broker.core.effects import Effect, Party
 from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
-from sluicegate.wire.tallies import Counts
+from sluicegate.wire.tallies import Counts, show
 from sluicegate.wire.version import VERSION
 from sluicegate.wire.words import ErrorClass
 
@@ -124,7 +123,7 @@ class _Calls(Collector):
             pool, tier, *_ = labels
             for outcome, came in account.outcomes.items():
                 requests.add_metric((*labels, outcome), came.ended)
-                _spread(waits, (*labels, outcome), came.waits)
+                show(waits, (*labels, outcome), came.waits)
             attempts.add_metric(labels, account.attempts)
             for reason, count in account.retries.items():
                 retries.add_metric((*labels, reason), count)
@@ -155,8 +154,8 @@ class _Calls(Collector):
             "sluicegate_estimate_ratio", "Input tokens expected / real, per call", labels=("pool",)
         )
         for pool, ratios in self._accounts.ratios.items():
-            _spread(used, (pool,), ratios.reserved)
-            _spread(expected, (pool,), ratios.expected)
+            show(used, (pool,), ratios.reserved)
+            show(expected, (pool,), ratios.expected)
         yield from (used, expected)
 
 
@@ -164,11 +163,6 @@ def _tallied(family: CounterMetricFamily, counts: Tally[tuple[str, ...]]) -> Cou
     for labels, count in counts.items():
         family.add_metric(labels, count)
     return family
-
-
-def _spread(family: HistogramMetricFamily, labels: Sequence[str], spread: Spread) -> None:
-    names = [*map(str, spread.bounds), "+Inf"]
-    family.add_metric(labels, list(zip(names, accumulate(spread.counts), strict=True)), spread.total)
 
 
 class _State(Collector):

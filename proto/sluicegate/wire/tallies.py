@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -54,19 +55,38 @@ class Counts(Collector):
         yield family
 
 
-class Spread:
-    """One histogram: how many values lie in each bucket, and their sum."""
+class Counted(Protocol):
+    """A histogram: how many values lie in each bucket, the last beyond all `bounds`, and their sum."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    @property
+    def bounds(self) -> Sequence[float]: ...
+
+    @property
+    def counts(self) -> Sequence[int]: ...
+
+    @property
+    def total(self) -> float: ...
+
+
+def show(family: HistogramMetricFamily, labels: Sequence[str], spread: Counted) -> None:
+    """Adds `spread` to `family` under `labels`."""
+    names = [*map(str, spread.bounds), "+Inf"]
+    family.add_metric(labels, list(zip(names, accumulate(spread.counts), strict=True)), spread.total)
+
+
+class Spread:
+    """One histogram, as `Counted` says."""
+
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         """Counts `value` in the first bucket whose bound it does not exceed."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
@@ -97,7 +117,6 @@ class Spreads(Collector):
 
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(*self._family)
-        names = [*map(str, self._bounds), "+Inf"]
         for labels, child in self._children.items():
-            family.add_metric(labels, list(zip(names, accumulate(child.counts), strict=True)), child.total)
+            show(family, labels, child)
         yield family

@@ -21,7 +21,10 @@ Labels = tuple[str, str, str, str]
 
 
 class Spread:
-    """How many values lie in each bucket of a histogram, the last beyond all `bounds`, and their sum."""
+    """How many values lie in each bucket of a histogram, the last beyond all `bounds`, and their sum.
+
+    `wire.tallies` has one too: this is compiled with the core and knows nothing of prometheus-client.
+    """
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
