@@ -18,9 +18,9 @@ def parse(text: str) -> float:
     if text == "0":
         return 0.0
     if 0 < len(text) <= _MAX_LENGTH:
-        parts = list(_PART.finditer(text))
-        if parts and "".join(part.group(0) for part in parts) == text:
-            return sum(float(part.group(1)) * _UNITS[part.group(2)] for part in parts)
+        parts: list[tuple[str, str]] = _PART.findall(text)
+        if parts and "".join([number + unit for number, unit in parts]) == text:
+            return sum([float(number) * _UNITS[unit] for number, unit in parts])
     raise ValueError(f"{text[:_MAX_LENGTH]!r} is not a duration such as 800ms, 30s, 1m, 1h30m or 24h")
 
 

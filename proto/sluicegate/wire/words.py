@@ -12,7 +12,13 @@ from enum import StrEnum
 from typing import TypeVar
 
 
-class Resource(StrEnum):
+class Word(StrEnum):
+    """A member of a closed set, which is also its text: equal to it, and the same key of a mapping."""
+
+    __hash__ = str.__hash__  # an enum's own is a Python function, run by each look-up, of the member's name
+
+
+class Resource(Word):
     """What a meter counts."""
 
     REQUESTS = "requests"
@@ -21,14 +27,14 @@ class Resource(StrEnum):
     OUTPUT_TOKENS = "output_tokens"
 
 
-class Algorithm(StrEnum):
+class Algorithm(Word):
     """How a limit refills: continuously, or all at once at the end of a window."""
 
     BUCKET = "bucket"
     FIXED_WINDOW = "fixed_window"
 
 
-class LearnLimits(StrEnum):
+class LearnLimits(Word):
     """How far the limits in response headers replace the declared ones."""
 
     FOLLOW = "follow"
@@ -36,7 +42,7 @@ class LearnLimits(StrEnum):
     OFF = "off"
 
 
-class Provider(StrEnum):
+class Provider(Word):
     """A provider's wire and its way of limiting."""
 
     OPENAI = "openai"
@@ -48,7 +54,7 @@ class Provider(StrEnum):
     OPENAI_COMPATIBLE = "openai_compatible"
 
 
-class Dialect(StrEnum):
+class Dialect(Word):
     """Which provider of OpenAI's wire a pool of `openai_compatible` is: they differ in limits, errors and usage."""
 
     GROQ = "groq"
@@ -60,7 +66,7 @@ class Dialect(StrEnum):
     VLLM = "vllm"
 
 
-class Latency(StrEnum):
+class Latency(Word):
     """A call's latency class, most urgent first."""
 
     REAL_TIME = "real_time"
@@ -68,14 +74,14 @@ class Latency(StrEnum):
     BATCH = "batch"
 
 
-class Unmanaged(StrEnum):
+class Unmanaged(Word):
     """What becomes of a model that is in no pool."""
 
     ALLOW = "allow"
     REJECT = "reject"
 
 
-class OnBrokerUnavailable(StrEnum):
+class OnBrokerUnavailable(Word):
     """What a sidecar does while the broker is away."""
 
     SAFE_SHARE = "safe_share"
@@ -83,7 +89,7 @@ class OnBrokerUnavailable(StrEnum):
     FAIL_CLOSED = "fail_closed"
 
 
-class Outcome(StrEnum):
+class Outcome(Word):
     """What became of a call, as the app sees it (`x-sluicegate-outcome`)."""
 
     GRANTED = "granted"
@@ -96,7 +102,7 @@ class Outcome(StrEnum):
     UNMANAGED = "unmanaged"
 
 
-class ErrorClass(StrEnum):
+class ErrorClass(Word):
     """What one provider response was, the typed errors of design section 6."""
 
     NONE = "none"
@@ -112,7 +118,7 @@ class ErrorClass(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Reason(StrEnum):
+class Reason(Word):
     """Why a decision was taken: the same word in metric label, wire, log, header and command line."""
 
     # grants; where another pool or model took the call, the reason is why its own could not
@@ -162,7 +168,7 @@ class Reason(StrEnum):
     FAIL_OPEN = "fail_open"
 
 
-class Mitigation(StrEnum):
+class Mitigation(Word):
     """What helps against the limit that binds."""
 
     NONE = "none"

@@ -55,7 +55,7 @@ class Books:
         self.attempts = 0
         self.arrived = time.monotonic()
         self._s = services
-        self._in = inbound
+        self._provider = inbound.table.provider
         self.estimate = estimate
         self.notes: list[tuple[str, str]] = []
         self._whole = estimate
@@ -92,7 +92,7 @@ class Books:
         """Counts the call under the grant's outcome and says it in `headers`."""
         outcome = convert.OUTCOME.from_proto(grant.outcome) or Outcome.GRANTED
         waited = convert.from_duration(grant.waited)
-        self._s.metrics.wait(self._in.table.provider.value).observe(waited)
+        self._s.metrics.wait(self._provider).observe(waited)
         self.count_call(outcome, grant.reason)
         explanation = Explanation(outcome, grant.reason, grant.pool, waited, self.attempts, grant.binding_limit)
         for name, value in (*explanation.headers(), *self.notes):
@@ -100,7 +100,7 @@ class Books:
 
     def count_call(self, outcome: Outcome, reason: str) -> None:
         """Counts the call once, under what became of it."""
-        self._s.metrics.calls(self._in.table.provider.value, outcome.value, reason).inc()
+        self._s.metrics.calls(self._provider, outcome, reason).inc()
         if self.trace is not None:
             self.trace.became(outcome, reason, self.attempts, self.waited)
 
@@ -124,7 +124,7 @@ class Books:
             return
         duty = self.plan.advance(Step.CLIENT_GONE)
         if counts:
-            self.count_call(Outcome.CANCELLED, Reason.CANCELLED.value)
+            self.count_call(Outcome.CANCELLED, Reason.CANCELLED)
         if duty is Duty.CANCEL:
             self._s.broker.cancel(self.call_id)
         elif duty is Duty.SETTLE:
@@ -143,7 +143,7 @@ class Books:
 
     def _ended(self, verdict: Verdict, usage: Usage | None) -> None:
         """An attempt ended."""
-        provider, pool, kind = self._in.table.provider.value, self.pool, verdict.kind
+        provider, pool, kind = self._provider, self.pool, verdict.kind
         self._s.metrics.attempts(provider, pool, kind).inc()
         if self._attempt is not None:
             self._attempt.end(verdict, usage)
@@ -162,7 +162,7 @@ class Books:
         self._s.broker.settle(settlement)
         if usage is None:
             return
-        provider, pool = self._in.table.provider.value, self.grant.pool
+        provider, pool = self._provider, self.grant.pool
         tokens = self._s.metrics.tokens
         tokens(provider, pool, "input").inc(usage.input_tokens)
         tokens(provider, pool, "output").inc(usage.output_tokens)

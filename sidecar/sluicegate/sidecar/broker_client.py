@@ -241,19 +241,19 @@ class BrokerClient:
                 return self._grant_alone(call, route, Reason.FAIL_OPEN)
             if policy is OnBrokerUnavailable.SAFE_SHARE and self._shares.spend(route.pool, call.estimate, now):
                 return self._grant_alone(call, route, Reason.SAFE_SHARE)
-        self._metrics.alone(Reason.BROKER_UNAVAILABLE.value).inc()
+        self._metrics.alone(Reason.BROKER_UNAVAILABLE).inc()
         del self._calls[request.call_id]
         message = "the broker is away and the policy allows no more calls without it"
         call.future.set_result(refusal(call, Reason.BROKER_UNAVAILABLE, message, 1.0))
         return None
 
     def _grant_alone(self, call: HeldCall, route: Route, reason: Reason) -> None:
-        self._metrics.alone(reason.value).inc()
+        self._metrics.alone(reason).inc()
         grant = pb.Grant(
             call_id=call.request.call_id,
             pool=route.pool,
             outcome=convert.OUTCOME.to_proto(Outcome.GRANTED),
-            reason=reason.value,
+            reason=reason,
             attempt=1,
             waited=convert.to_duration(asyncio.get_running_loop().time() - call.since),
             tenant=call.request.tenant,

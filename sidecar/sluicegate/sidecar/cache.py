@@ -34,7 +34,6 @@ _IGNORED = frozenset(
         "user",
     }
 )
-_STATEFUL = ("background", "conversation")
 _VERSIONS = ("anthropic-version", "anthropic-beta", "openai-beta")
 _CREDENTIALS = frozenset({"key", "access_token"})
 _ROUND = re.compile(rb"\d\.0[,\]}]")
@@ -55,12 +54,13 @@ class CachedAnswer:
 def answer_key(inbound: Inbound) -> bytes | None:
     """The key of a request's answer; None: it is not to be kept. The tenant that it claims is a part of it."""
     body = inbound.body
-    if any(body.get(name) for name in _STATEFUL):
+    if body.get("background") or body.get("conversation"):  # they depend on more than the request
         return None
     told = {name: value for name, value in body.items() if value is not None and name not in _IGNORED}
     if not inbound.stream:
         told.pop("stream_options", None)
-    query = sorted(pair for pair in parse_qsl(inbound.query.lstrip("?")) if pair[0] not in _CREDENTIALS)
+    pairs = parse_qsl(inbound.query.lstrip("?")) if inbound.query else []
+    query = sorted([pair for pair in pairs if pair[0] not in _CREDENTIALS])
     versions = [inbound.headers.getall(name, []) for name in _VERSIONS]
     head = (inbound.criticality.tenant, inbound.fingerprint, inbound.path, query, versions, inbound.stream)
     digest = hashlib.sha256(orjson.dumps(head))

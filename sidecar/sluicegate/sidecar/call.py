@@ -165,7 +165,7 @@ class Call:
         try:
             upstream = await self._s.transport.send(self._request.method, way.url, way.headers, way.data)
         except UpstreamError as problem:
-            books.count_fault(provider.value, problem.fault)
+            books.count_fault(provider, problem.fault)
             return Failure(NETWORK, problem.dispatched, message=str(problem), final=problem.final)
         try:
             return await self._receive(grant, way, upstream)
@@ -176,7 +176,7 @@ class Call:
         books, provider, hides = self._books, way.provider, way.hides
         readings = read_meters(provider, upstream.headers, way.dialect)
         if readings.ignored:
-            self._s.metrics.ignored_headers(provider.value).inc(readings.ignored)
+            self._s.metrics.ignored_headers(provider).inc(readings.ignored)
         if readings.meters and grant.pool:
             self._s.broker.observe(books.call_id, readings.meters)
         headers = backward_headers(upstream.headers)
@@ -195,7 +195,7 @@ class Call:
         try:
             first = await first_bytes(body)
         except UpstreamError as problem:
-            books.count_fault(provider.value, problem.fault)
+            books.count_fault(provider, problem.fault)
             return Failure(NETWORK, True, message=str(problem))
         if reader.error is not None:
             verdict = classify_stream_error(provider, upstream.headers, reader.error, way.dialect)
@@ -224,21 +224,21 @@ class Call:
         try:
             response = await relay(self._request, upstream, headers, first, body, kept)
         except UpstreamError as problem:
-            books.count_fault(provider.value, problem.fault)
+            books.count_fault(provider, problem.fault)
             books.finish(Step.BROKEN, NETWORK)
             raise
         verdict = SUCCESS
         reader = body.reader
         if reader.error is not None:
             verdict = classify_stream_error(provider, upstream.headers, reader.error, way.dialect)
-            books.count_fault(provider.value, "error_in_body")
+            books.count_fault(provider, "error_in_body")
         elif not reader.finished:
             verdict = NETWORK
-            books.count_fault(provider.value, "unfinished_stream")
+            books.count_fault(provider, "unfinished_stream")
         if reader.broken:
-            books.count_fault(provider.value, "unreadable_body", reader.broken)
+            books.count_fault(provider, "unreadable_body", reader.broken)
         elif reader.usage is None and verdict is SUCCESS:
-            books.count_fault(provider.value, "no_usage")
+            books.count_fault(provider, "no_usage")
         books.finish(Step.ENDED, verdict)
         changed = grant.model or grant.trim_to_tokens
         if kept is not None and kept.whole and verdict is SUCCESS and not reader.broken and not changed:
@@ -254,7 +254,7 @@ class Call:
                 data += (chunk := await upstream.next_chunk())
                 rest = bool(chunk)
         except UpstreamError as problem:
-            self._books.count_fault(provider.value, problem.fault)
+            self._books.count_fault(provider, problem.fault)
             rest = False
         content = content_of(bytes(data), headers.get("content-encoding", ""))
         verdict = classify(provider, upstream.status, upstream.headers, content, way.dialect)
@@ -282,5 +282,5 @@ class Call:
         self._books.finish(Step.UNSENDABLE, failure.verdict, dispatched=failure.dispatched)
         reason = Reason.ATTEMPTS_EXHAUSTED if managed else Reason.UNMANAGED
         books = self._books
-        explanation = Explanation(Outcome.REJECTED, reason.value, books.pool, books.waited, books.attempts)
+        explanation = Explanation(Outcome.REJECTED, reason, books.pool, books.waited, books.attempts)
         return await self._ending.fail(failure, Refusal(502, failure.message, explanation))

@@ -85,7 +85,7 @@ class Ending:
         self._books.plan.advance(Step.REJECT)
         retry_after = convert.from_duration(reject.retry_after) if reject.HasField("retry_after") else None
         books = self._books
-        unpaid = reject.reason == Reason.BILLING.value  # no wait of the app's and no smaller call would help
+        unpaid = reject.reason == Reason.BILLING  # no wait of the app's and no smaller call would help
         binding = "" if unpaid else reject.binding_limit
         refusal = Refusal(
             status_of(reject.reason, self._in.shape),
@@ -151,7 +151,7 @@ class Ending:
             reason = Reason.CACHE_HIT if outcome is Outcome.CACHED else Reason.DEGRADED
             explanation = Explanation(
                 outcome,
-                fallback.reason or reason.value,
+                fallback.reason or reason,
                 fallback.pool,
                 books.waited,
                 books.attempts,

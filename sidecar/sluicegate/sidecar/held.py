@@ -77,7 +77,7 @@ def _cut(items: deque[T]) -> list[T]:
 
 def refusal(call: HeldCall, reason: Reason, message: str, retry_after: float | None = None) -> pb.Reject:
     """A refusal that the sidecar gives in the broker's place."""
-    reject = pb.Reject(call_id=call.request.call_id, reason=reason.value, message=message, pool=call.request.pool)
+    reject = pb.Reject(call_id=call.request.call_id, reason=reason, message=message, pool=call.request.pool)
     if retry_after is not None:
         reject.retry_after.CopyFrom(convert.to_duration(retry_after))
     return reject

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import zlib
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote_plus
 
 import orjson
@@ -107,26 +107,31 @@ class Inbound:
 async def read_body(request: web.BaseRequest, limit: int, space: BufferSpace, within: float) -> tuple[bytes, int]:
     """The whole body and the bytes of `space` that it holds until given back. Raises RefusedError (413, 503, 400)."""
     declared = request.content_length
-    too_large = f"the body is larger than {limit} bytes, the most that is inspected"
     if declared is not None and declared > limit:
-        raise RefusedError(refuse(413, Reason.INVALID_REQUEST, too_large))
-    full = refuse(503, Reason.SIDECAR_OVERLOADED, f"{space.size} bytes of request bodies are held", retry_after=1.0)
+        raise _too_large(limit)
     taken = declared or 0
     if not space.take(taken):
-        raise RefusedError(full)
+        raise _full(space)
     chunks: list[bytes] = []
     size = 0
+
+    def keep(chunk: bytes) -> None:
+        nonlocal size, taken
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        if size > taken:
+            if not space.take(size - taken):
+                raise _full(space)
+            taken = size
+        chunks.append(chunk)
+
     try:
-        async with asyncio.timeout(within):
-            while chunk := await request.content.readany():
-                size += len(chunk)
-                if size > limit:
-                    raise RefusedError(refuse(413, Reason.INVALID_REQUEST, too_large))
-                if size > taken:
-                    if not space.take(size - taken):
-                        raise RefusedError(full)
-                    taken = size
-                chunks.append(chunk)
+        keep(request.content.read_nowait())
+        if not request.content.at_eof():
+            async with asyncio.timeout(within):
+                while chunk := await request.content.readany():
+                    keep(chunk)
     except TimeoutError:
         space.give_back(taken)
         text = f"the body did not arrive within {within:g} s: {size} of {declared} bytes came"
@@ -135,6 +140,16 @@ async def read_body(request: web.BaseRequest, limit: int, space: BufferSpace, wi
         space.give_back(taken)
         raise
     return b"".join(chunks), taken
+
+
+def _too_large(limit: int, how: str = "") -> RefusedError:
+    text = f"the body is larger than {limit} bytes{how}, the most that is inspected"
+    return RefusedError(refuse(413, Reason.INVALID_REQUEST, text))
+
+
+def _full(space: BufferSpace) -> RefusedError:
+    text = f"{space.size} bytes of request bodies are held"
+    return RefusedError(refuse(503, Reason.SIDECAR_OVERLOADED, text, retry_after=1.0))
 
 
 async def decompressed(raw: bytes, limit: int, space: BufferSpace) -> tuple[bytes, int]:
@@ -148,12 +163,10 @@ async def decompressed(raw: bytes, limit: int, space: BufferSpace) -> tuple[byte
             rest = decoder.unconsumed_tail
             plain += piece
             if len(plain) > limit:
-                text = f"the body is larger than {limit} bytes decompressed, the most that is inspected"
-                raise RefusedError(refuse(413, Reason.INVALID_REQUEST, text))
+                raise _too_large(limit, " decompressed")
             more = max(0, len(plain) - len(raw)) - taken
             if not space.take(more):
-                full = f"{space.size} bytes of request bodies are held"
-                raise RefusedError(refuse(503, Reason.SIDECAR_OVERLOADED, full, retry_after=1.0))
+                raise _full(space)
             taken += more
             if not piece:
                 break
@@ -179,7 +192,8 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         text = f"the body is a JSON {type(body).__name__}; allowed: an object"
         raise RefusedError(refuse(400, Reason.INVALID_REQUEST, text))
-    return cast("dict[str, Any]", body)
+    parsed: dict[str, Any] = body
+    return parsed
 
 
 def model_of(table: ProviderTable, place: Place, body: dict[str, Any]) -> str:

@@ -188,12 +188,12 @@ class Parts:
         try:
             upstream = await self._s.transport.send("POST", way.url, way.headers, way.data)
         except UpstreamError as problem:
-            books.count_fault(provider.value, problem.fault)
+            books.count_fault(provider, problem.fault)
             return Failure(NETWORK, problem.dispatched, message=str(problem), final=problem.final)
         try:
             return await self._receive(inbound, books, grant, way, upstream)
         except UpstreamError as problem:
-            books.count_fault(provider.value, problem.fault)
+            books.count_fault(provider, problem.fault)
             return Failure(NETWORK, True, message=str(problem), final=problem.final)
         finally:
             upstream.close()

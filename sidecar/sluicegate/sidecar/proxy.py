@@ -70,11 +70,12 @@ class Proxy:
         self._tokenizer = tokenizer
         self._space = BufferSpace(settings.max_buffers)
         self.in_flight = 0
+        services.metrics.in_flight.set_function(lambda: self.in_flight)
+        services.metrics.buffered.set_function(lambda: self._space.used)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serves one request. A client that has gone gets an empty response that goes nowhere."""
         self.in_flight += 1
-        self._s.metrics.in_flight.set(self.in_flight)
         shape = ErrorShape.OPENAI
         try:
             path, _, query = request.raw_path.partition("?")
@@ -104,7 +105,6 @@ class Proxy:
             return await self._refuse(request, refusal, shape)
         finally:
             self.in_flight -= 1
-            self._s.metrics.in_flight.set(self.in_flight)
 
     # ---- inspected calls
 
@@ -120,7 +120,6 @@ class Proxy:
             if coding not in ("", "identity"):
                 raw, more = await decompressed(raw, self._settings.max_body, self._space)
                 taken += more
-            self._s.metrics.buffered.set(self._space.used)
             body = parse_json(raw)
             if not place.api.model_needed and "model" not in body:
                 return await self._pass_through(request, target, raw)
@@ -131,7 +130,6 @@ class Proxy:
             return await self._serve(request, inbound)
         finally:
             self._space.give_back(taken)
-            self._s.metrics.buffered.set(self._space.used)
 
     def _understand(
         self,
@@ -248,9 +246,9 @@ class Proxy:
                 headers["content-length"] = str(request.content_length)
         _, mark, query = request.raw_path.partition("?")
         url = join(table, endpoint, target.rest) + mark + query
-        provider = table.provider.value
+        provider = table.provider
         if upgrades:
-            self._s.metrics.calls(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
+            self._s.metrics.calls(provider, Outcome.UNMANAGED, Reason.UNMANAGED).inc()
             return await pass_websocket(request, self._s.transport, url, headers)
         try:
             upstream = await self._s.transport.send(request.method, url, headers, body)
@@ -259,8 +257,8 @@ class Proxy:
             status = 504 if problem_sending.fault == "first_byte" else 502
             text = f"the provider could not be reached: {problem_sending}"
             raise RefusedError(refuse(status, Reason.UNMANAGED, text)) from None
-        explanation = Explanation(Outcome.UNMANAGED, Reason.UNMANAGED.value, target.pool, attempts=1)
-        self._s.metrics.calls(provider, Outcome.UNMANAGED.value, Reason.UNMANAGED.value).inc()
+        explanation = Explanation(Outcome.UNMANAGED, Reason.UNMANAGED, target.pool, attempts=1)
+        self._s.metrics.calls(provider, Outcome.UNMANAGED, Reason.UNMANAGED).inc()
         back = backward_headers(upstream.headers)
         for name, value in explanation.headers():
             back[name] = value
@@ -274,7 +272,7 @@ class Proxy:
 
     async def _refuse(self, request: web.BaseRequest, refusal: Refusal, shape: ErrorShape) -> web.StreamResponse:
         explanation = refusal.explanation
-        self._s.metrics.calls("", explanation.outcome.value, explanation.reason).inc()
+        self._s.metrics.calls("", explanation.outcome, explanation.reason).inc()
         original = refusal.original
         headers: CIMultiDict[str] = CIMultiDict(original.headers if original is not None else ())
         headers.update(refusal.headers())

@@ -131,8 +131,10 @@ class _Response:
         self._idle = idle
         # The client's own mapping spells the names that it knows in its own way.
         self._headers = CIMultiDict(
-            (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
-            for name, value in response.raw_headers
+            [
+                (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+                for name, value in response.raw_headers
+            ]
         )
 
     @property
@@ -148,9 +150,13 @@ class _Response:
         return CIMultiDictProxy(self._headers)
 
     async def next_chunk(self) -> bytes:
+        content = self._response.content
         try:
+            data = content.read_nowait()
+            if data or content.at_eof():
+                return data
             async with asyncio.timeout(self._idle):
-                return await self._response.content.readany()
+                return await content.readany()
         except TimeoutError:
             raise UpstreamError("idle", f"the provider sent nothing for {self._idle:g} s", dispatched=True) from None
         except (aiohttp.ClientError, OSError) as problem:
@@ -219,6 +225,8 @@ class HttpTransport:
 
     def proxy_of(self, url: str) -> URL | None:
         """See Transport. ValueError where the environment names a proxy that is no URL."""
+        if not self._proxies:
+            return None
         to = URL(url, encoded=True)
         named = self._proxies.get({"ws": "http", "wss": "https"}.get(to.scheme, to.scheme)) or self._proxies.get("all")
         if not named or not to.host or is_loopback(to.host):

@@ -74,7 +74,7 @@ _STATUS = {
 def status_of(reason: str, shape: ErrorShape) -> int:
     """The HTTP status of a refusal: 429 for whatever a wait may cure, also for words that are not known here; of an
     account that cannot pay, its provider's own."""
-    if reason == Reason.BILLING.value:
+    if reason == Reason.BILLING:
         return 402 if shape in (ErrorShape.ANTHROPIC, ErrorShape.MISTRAL) else 429
     try:
         return _STATUS.get(Reason(reason), 429)
@@ -110,6 +110,8 @@ class Explanation:
 
 def _clean(text: str) -> str:
     """Header-safe: what comes over the wire never makes a header of its own."""
+    if len(text) <= 256 and text.isascii() and text.isprintable():
+        return text
     return "".join(c for c in text[:256] if " " <= c <= "~")
 
 
@@ -154,7 +156,7 @@ class Refusal:
         match shape:
             case ErrorShape.OPENAI:
                 kind = _OPENAI_TYPES.get(self.status, "server_error")
-                if code == Reason.BILLING.value:
+                if code == Reason.BILLING:
                     kind = code = _UNPAID
                 openai = {"message": self.message, "type": kind, "param": None, "code": code}
                 return orjson.dumps({"error": openai})
@@ -187,10 +189,10 @@ class Refusal:
 
     def repeated(self, wait: float) -> Refusal:
         """The refusal of a repeat, `wait` seconds before the call has a chance."""
-        explanation = replace(self.explanation, reason=Reason.REPEAT_REFUSED.value, waited=0.0, attempts=0)
+        explanation = replace(self.explanation, reason=Reason.REPEAT_REFUSED, waited=0.0, attempts=0)
         return replace(self, explanation=explanation, retry_after=None if self.retry_after is None else wait)
 
 
 def refuse(status: int, reason: Reason, message: str, *, retry_after: float | None = None, pool: str = "") -> Refusal:
     """A refusal that the sidecar takes by itself."""
-    return Refusal(status, message, Explanation(Outcome.REJECTED, reason.value, pool), retry_after)
+    return Refusal(status, message, Explanation(Outcome.REJECTED, reason, pool), retry_after)

@@ -99,7 +99,7 @@ def stream_fault(body: object, depth: int = 0) -> Fault:
         case dict():
             pairs = cast("dict[str, Any]", body)
             inner = _mapping(pairs.get("response"))
-            named = any(name.endswith("Exception") for name in pairs)
+            named = [name for name in pairs if name.endswith("Exception")]
             first = _mapping(next(iter(_items(pairs.get("choices"))), None))
             if first.get("error"):  # OpenRouter, after the model began
                 return fault_of(first)
@@ -274,4 +274,4 @@ def _items(value: object) -> list[object]:
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -201,14 +201,14 @@ def _rows(rows: tuple[Row, ...], reader: _Reader) -> Readings:
         if limit is None and remaining is None:
             continue
         reading = _reading(row.resource, row.window, limit, remaining, reset, row.below, row.above)
-        label = row.label or row.resource.value
+        label = row.label or row.resource
         shown.setdefault(label, Shown(label, limit, remaining, reset, row.window or implied_window(reading)))
         key = (row.resource, row.window)
         # Of two scopes that count the same, the one with less left is the one that rejects.
         if row.meter and (key not in meters or _left(reading) < _left(meters[key])):
             meters[key] = reading
-    split = any(resource in (Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS) for resource, _ in meters)
-    if split and COMBINED in rows:
+    counted = {resource for resource, _ in meters}
+    if not counted.isdisjoint((Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS)) and COMBINED in rows:
         meters.pop((Resource.TOKENS, None), None)
     return Readings(tuple(meters.values()), reader.ignored, tuple(shown.values()))
 
@@ -253,23 +253,22 @@ def _azure(reader: _Reader) -> Readings:
     shown: list[Shown] = []
     unit = ""
     for resource in (Resource.REQUESTS, Resource.TOKENS):
-        name = resource.value
-        limit = reader.amount(f"x-ratelimit-limit-{name}")
-        remaining = reader.amount(f"x-ratelimit-remaining-{name}")
+        limit = reader.amount(f"x-ratelimit-limit-{resource}")
+        remaining = reader.amount(f"x-ratelimit-remaining-{resource}")
         if limit is None and remaining is None:
-            late = reader.amount(f"x-rate-limit-reset-{name}")  # 2023, with a hyphen more
+            late = reader.amount(f"x-rate-limit-reset-{resource}")  # 2023, with a hyphen more
             if late is not None:
-                shown.append(Shown(name, None, None, late))
+                shown.append(Shown(resource, None, None, late))
             continue
-        period = reader.amount(f"x-ratelimit-renewalperiod-{name}") or None
-        spelled = reader.duration(f"x-ratelimit-reset-{name}")
-        raw = reader.amount(f"x-ratelimit-reset-{name}") if spelled is None else None
+        period = reader.amount(f"x-ratelimit-renewalperiod-{resource}") or None
+        spelled = reader.duration(f"x-ratelimit-reset-{resource}")
+        raw = reader.amount(f"x-ratelimit-reset-{resource}") if spelled is None else None
         reset = spelled
         if raw is not None:
             found = _azure_unit(raw, limit, remaining, period or MINUTE, keyed="x-ratelimit-key" in reader.headers)
             unit = unit or found
             reset = raw / 1000.0 if found == "ms" else raw
-        shown.append(Shown(name, limit, remaining, reset, period))
+        shown.append(Shown(resource, limit, remaining, reset, period))
         # A reset of 0 with something used is cut off, not now.
         cut = reset == 0.0 and limit is not None and remaining is not None and remaining < limit
         meters.append(_reading(resource, period, limit, remaining, None if cut else reset))
@@ -315,7 +314,7 @@ def _named(reader: _Reader) -> Readings:
         if limit is None and remaining is None:
             continue
         month = window >= 28 * DAY
-        label = f"{resource.value}_month" if month else resource.value
+        label = f"{resource}_month" if month else resource
         shown.setdefault(label, Shown(label, limit, remaining, reset, window))
         if not month:
             meters.append(_reading(resource, window, limit, remaining, reset))

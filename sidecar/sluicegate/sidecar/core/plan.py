@@ -12,10 +12,10 @@ the table is a defect and raises.
 
 from __future__ import annotations
 
-from enum import Enum
+from sluicegate.wire.words import Word
 
 
-class State(Enum):
+class State(Word):
     """Where a call is."""
 
     PARSED = "parsed"
@@ -25,7 +25,7 @@ class State(Enum):
     DONE = "done"
 
 
-class Step(Enum):
+class Step(Word):
     """What happened to it."""
 
     ASK = "ask"
@@ -40,7 +40,7 @@ class Step(Enum):
     CLIENT_GONE = "client_gone"
 
 
-class Duty(Enum):
+class Duty(Word):
     """What is owed to the broker on this step."""
 
     NOTHING = "nothing"
@@ -80,6 +80,6 @@ class Plan:
         """Takes `step` and says what is owed. Raises ValueError for a step that cannot happen here."""
         found = TABLE.get((self.state, step))
         if found is None:
-            raise ValueError(f"{step.value} cannot happen to a call that is {self.state.value}")
+            raise ValueError(f"{step} cannot happen to a call that is {self.state}")
         self.state, duty = found
         return duty

@@ -9,6 +9,8 @@ later model's) counts as o200k_base; so do gpt-oss models, whose o200k_harmony d
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sluicegate.wire.words import Provider
 
 O200K = "o200k_base"
@@ -50,6 +52,7 @@ def plain(model: str) -> str:
     return model.removeprefix("ft:").rpartition("/")[2]
 
 
+@lru_cache
 def encoding_of(model: str) -> str:
     """The name of tiktoken's encoding for an OpenAI model; o200k_base for names that tiktoken does not know."""
     if model == "gpt-4" or model.startswith(_CL100K_PREFIXES):
@@ -57,11 +60,13 @@ def encoding_of(model: str) -> str:
     return O200K
 
 
+@lru_cache
 def counts_by_tiktoken(provider: Provider, model: str) -> bool:
     """Is the tokenizer of `model` one of tiktoken's? So for all of OpenAI and Azure, elsewhere by the model's name."""
     return provider in _TIKTOKEN_HOSTS or plain(model).startswith(_OPENAI)
 
 
+@lru_cache
 def overhead_known(provider: Provider, model: str) -> int | None:
     """What to add to the chat formula for an exact count, 0 or -1; None: the formula is not exact there."""
     name = plain(model)

@@ -112,7 +112,7 @@ def _cap(api: Api, body: dict[str, Any]) -> int | None:
 def _choices(body: dict[str, Any]) -> int:
     camel, snake = as_dict(body.get("generationConfig")), as_dict(body.get("generation_config"))
     given = (body.get("n"), body.get("best_of"), camel.get("candidateCount"), snake.get("candidate_count"))
-    return max(whole(value, 1, _MAX_CHOICES) or 1 for value in given)
+    return max([whole(value, 1, _MAX_CHOICES) or 1 for value in given if value is not None], default=1)
 
 
 def estimate(prompt: Prompt, counted: int | None) -> Estimate:
