@@ -104,9 +104,9 @@ def broker(
 
 @contextlib.contextmanager
 def sidecar(
-    broker_address: str, core: int = MEASURED, variant: str = "", more: dict[str, str] | None = None
+    broker_address: str, core: int = MEASURED, variant: str = "", more: dict[str, str] | None = None, root: str = ""
 ) -> Iterator[Served]:
-    """A sidecar with its session."""
+    """A sidecar with its session. `root`: an unpacked image whose sidecar it is; needs root's rights."""
     _compile()
     port, admin_port = free_port(), free_port()
     environment = {
@@ -117,6 +117,8 @@ def sidecar(
         **(more or {}),
     }
     start = [BIN / "sluicegate-sidecar"] if not variant else [sys.executable, "-m", "tests.bench._variant", variant]
+    if root:
+        start = ["chroot", root, "/opt/sluicegate/bin/sluicegate-sidecar"]
     with Program(start, core, environment) as program:
         admin = f"http://127.0.0.1:{admin_port}"
         yield Served(program, port, admin, program.until(f"{admin}/readyz"))

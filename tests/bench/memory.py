@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resident memory of the sidecar: at start, with o200k loaded, and over many calls: `python tests/bench/memory.py`.
 
-One in four calls is a stream. 200,000 calls take some minutes; `--calls` makes it shorter, and says so.
+One in four calls is a stream. 200,000 calls take some minutes; `--calls` makes it shorter, and says so. `--root DIR`
+measures the sidecar of the image, with its Python: unpacked there, such as by `podman export`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ LEAST = 20.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=WHOLE)
+    parser.add_argument("--root", default="", help="a directory with the unpacked image")
     options = parser.parse_args()
     figures = Figures("memory")
     with contextlib.ExitStack() as stack:
@@ -33,7 +35,7 @@ def main() -> int:
         endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
         documents = [_parts.pool("p", ["gpt-4o"], endpoint), *_parts.tenants(16)]
         broker = stack.enter_context(_parts.broker(folder, documents, OTHERS))
-        sidecar = stack.enter_context(_parts.sidecar(broker.address))
+        sidecar = stack.enter_context(_parts.sidecar(broker.address, root=options.root))
         url = f"http://{sidecar.address}/openai/v1/chat/completions"
 
         def note(name: str) -> float:
