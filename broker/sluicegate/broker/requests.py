@@ -228,8 +228,8 @@ def attach(
 
 def observe(message: pb.Observation, session: str) -> Observe:
     """At most MAX_READINGS readings; whoever folds them in clamps their values. Unknown resources are left out."""
-    readings = (_reading(reading) for reading in message.readings[:MAX_READINGS])
-    known = tuple(reading for reading in readings if reading is not None)
+    readings = [_reading(reading) for reading in message.readings[:MAX_READINGS]]
+    known = tuple([reading for reading in readings if reading is not None])
     return Observe(message.call_id, known, session=session, accepted=message.accepted)
 
 
@@ -261,7 +261,7 @@ def settle(message: pb.Settlement, session: str) -> tuple[Settle, list[str]]:
     usage: Usage | None = None
     if message.HasField("usage"):
         counts = (message.usage.input_tokens, message.usage.output_tokens, message.usage.cached_input_tokens)
-        if all(0 <= count <= MAX_TOKENS for count in counts):
+        if min(counts) >= 0 and max(counts) <= MAX_TOKENS:
             usage = Usage(*counts)
         else:
             absurd.append("usage")
