@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ class Figures:
         self._name = name
         self._seen: dict[str, list[float]] = defaultdict(list)
         self._missed: list[str] = []
-        self.known = _peers.versions()
+        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+        self.known = {"Sluicegate": commit.stdout.strip() or "of no commit", **_peers.versions()}
         print(f"{_process.machine()}; measured on core {_process.MEASURED}, everything else on core {_process.OTHERS}")
         print(f"the broker's core is {_process.BROKER}")
         print(", ".join(f"{name} {version}" for name, version in self.known.items()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import compileall
 import contextlib
+import datetime as dt
 import functools
 import json
 import sys
@@ -19,12 +20,14 @@ import yaml
 from google.protobuf.message import Message
 
 import sluicegate
+from sluicegate.kube import certificates
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import types_pb2
 from tests.bench import _peers
 from tests.bench._process import MEASURED, OTHERS, Program, free_port
 
 Document = dict[str, Any]
+_NAME = "localhost"
 BIN = Path(sys.executable).parent
 ENDLESS = 600_000_000_000
 """A limit per minute that nothing here reaches."""
@@ -62,16 +65,17 @@ def _document(kind: str, metadata: Document, spec: Document) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A program that serves. `took`: seconds from its start to ready."""
+    """A program that serves. `took`: seconds from its start to ready. `ca`: its authority's file, where it has TLS."""
 
     program: Program
     port: int
     admin: str
     took: float
+    ca: Path | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{'127.0.0.1' if self.ca is None else _NAME}:{self.port}"
 
 
 @functools.cache
@@ -81,16 +85,32 @@ def _compile() -> None:
         compileall.compile_dir(folder, quiet=2)
 
 
+def keys(folder: Path) -> Path:
+    """A certificate for a broker here, its key and its authority, in `folder`."""
+    now = dt.datetime.now(dt.UTC)
+    authority = certificates.make_authority("bench", now)
+    served = certificates.issue(authority, "broker", [_NAME], now)
+    for name, content in (("ca", authority.certificate), ("cert", served.certificate), ("key", served.key)):
+        (folder / f"{name}.pem").write_bytes(content)
+    return folder
+
+
+def write(folder: Path, documents: list[Document]) -> None:
+    """Puts `documents` where a broker reads them."""
+    (folder / "documents.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper))
+
+
 @contextlib.contextmanager
 def broker(
-    folder: Path, documents: list[Document], core: int = MEASURED, variant: str = "", port: int = 0
+    folder: Path, core: int = MEASURED, variant: str = "", port: int = 0, tls: Path | None = None
 ) -> Iterator[Served]:
-    """A broker with `documents`, all in effect. `variant`: see `_variant.py`."""
+    """A broker with the documents of `folder`, all in effect. `variant`: of `_variant.py`; `tls`: its keys."""
     _compile()
-    (folder / "documents.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper))
     port, admin_port = port or free_port(), free_port()
     start = [BIN / "sluicegate-broker"] if not variant else [sys.executable, "-m", "tests.bench._variant", variant]
     arguments = ["--config", folder, "--port", port, "--admin-host", "127.0.0.1", "--admin-port", admin_port]
+    if tls is not None:
+        arguments += ["--tls-cert", tls / "cert.pem", "--tls-key", tls / "key.pem"]
     command = [*start, *arguments, "--trust-claims", "--log-level", "warning"]
     with Program(command, core) as program:
         admin = f"http://127.0.0.1:{admin_port}"
@@ -99,23 +119,25 @@ def broker(
             # A warning says that pods of one namespace are several tenants here; a tenant that is unknown is refused.
             if findings := [found for found in json.load(answer) if found["severity"] != "warning"]:
                 raise RuntimeError(f"documents are not in effect: {findings}")
-        yield Served(program, port, admin, took)
+        yield Served(program, port, admin, took, tls / "ca.pem" if tls is not None else None)
 
 
 @contextlib.contextmanager
 def sidecar(
-    broker_address: str, core: int = MEASURED, variant: str = "", more: dict[str, str] | None = None, root: str = ""
+    broker: Served, core: int = MEASURED, variant: str = "", more: dict[str, str] | None = None, root: str = ""
 ) -> Iterator[Served]:
     """A sidecar with its session. `root`: an unpacked image whose sidecar it is; needs root's rights."""
     _compile()
     port, admin_port = free_port(), free_port()
     environment = {
-        "SLUICEGATE_SIDECAR_BROKER": broker_address,
+        "SLUICEGATE_SIDECAR_BROKER": broker.address,
         "SLUICEGATE_SIDECAR_PORT": str(port),
         "SLUICEGATE_SIDECAR_ADMIN_PORT": str(admin_port),
         "SLUICEGATE_SIDECAR_NAMESPACE": "bench",
         **(more or {}),
     }
+    if broker.ca is not None:
+        environment["SLUICEGATE_SIDECAR_BROKER_CA_PEM"] = broker.ca.read_text()
     start = [BIN / "sluicegate-sidecar"] if not variant else [sys.executable, "-m", "tests.bench._variant", variant]
     if root:
         start = ["chroot", root, "/opt/sluicegate/bin/sluicegate-sidecar"]

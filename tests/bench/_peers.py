@@ -36,6 +36,8 @@ def litellm() -> Path:
         _run([*pip, "--no-deps", "--require-hashes", "--requirement", str(lock)])
         # Twice as slow without; some of its files are templates that do not compile.
         _run([str(python), "-m", "compileall", "-q", "-j", "0", str(folder / "venv" / "lib")], fails=True)
+        if not any((folder / "venv" / "lib").glob("*/site-packages/litellm/__pycache__/*.pyc")):
+            raise PeerError("LiteLLM's bytecode could not be compiled, which would make it twice as slow")
 
     _once(folder, install)
     return folder / "venv" / "bin" / "litellm"

@@ -75,7 +75,6 @@ def ratelimit(folder: Path) -> Iterator[tuple[Program, Program, int]]:
         "RUNTIME_WATCH_ROOT": "false",
         "REDIS_SOCKET_TYPE": "tcp",
         "REDIS_URL": f"127.0.0.1:{redis_port}",
-        "REDIS_PIPELINE_WINDOW": "150us",  # as its README has it for throughput: serves it best
         "USE_STATSD": "false",
         "DISABLE_STATS": "true",
         "LOG_LEVEL": "error",
@@ -96,7 +95,7 @@ def ratelimit(folder: Path) -> Iterator[tuple[Program, Program, int]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6, help="an even number: their order turns")
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
     figures = Figures("decisions")
@@ -127,9 +126,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "broker").mkdir()
-        documents = [_parts.pool("gpt-4o", ["gpt-4o"]), *_parts.tenants(16, bounded="gpt-4o")]
+        _parts.write(folder / "broker", [_parts.pool("gpt-4o", ["gpt-4o"]), *_parts.tenants(16, bounded="gpt-4o")])
         with (
-            _parts.broker(folder / "broker", documents) as broker,
+            _parts.broker(folder / "broker") as broker,
             ratelimit(folder) as (service, redis, port),
         ):
             runs = [
@@ -161,7 +160,8 @@ def main() -> int:
     for quantile in ("p50", "p99"):
         lasts = [figures.median(f"{kind}, one at a time {quantile} us") for kind in (PAIR, STRICT)]
         mine = figures.median(f"{alone} {quantile} us")
-        print(f"  {quantile:<58} {mine / lasts[0]:>8.2f} {mine / lasts[1]:>8.2f}")
+        aim = "" if quantile == "p99" else f"  aim 1: {'reached' if mine <= lasts[0] else 'missed'}"
+        print(f"  {quantile:<58} {mine / lasts[0]:>8.2f} {mine / lasts[1]:>8.2f}{aim}")
     figures.bar("batched, per LLM call: times the decisions", times(batched, PAIR), 2.0, 5.0, most=False)
     figures.bar(
         "batched, against one call, one limit: times the decisions", times(batched, STRICT), 2.0, 5.0, most=False

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resident memory of the sidecar: at start, with o200k loaded, and over many calls: `python tests/bench/memory.py`.
 
-One in four calls is a stream. 200,000 calls take some minutes; `--calls` makes it shorter, and says so. `--root DIR`
-measures the sidecar of the image, with its Python: unpacked there, such as by `podman export`.
+Its broker has TLS, as in a cluster. One in four calls is a stream. 200,000 calls take some minutes; `--calls` makes it
+shorter, and says so. `--root DIR` measures the sidecar of the image, with its Python: unpacked there, such as by
+`podman export`.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=WHOLE)
     parser.add_argument("--root", default="", help="a directory with the unpacked image")
     options = parser.parse_args()
-    figures = Figures("memory")
+    figures = Figures("memory-image" if options.root else "memory")
+    if options.root:
+        print(f"the sidecar of the image in {options.root}, with its Python")
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder, keys = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
         endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
-        documents = [_parts.pool("p", ["gpt-4o"], endpoint), *_parts.tenants(16)]
-        broker = stack.enter_context(_parts.broker(folder, documents, OTHERS))
-        sidecar = stack.enter_context(_parts.sidecar(broker.address, root=options.root))
+        _parts.write(folder, [_parts.pool("p", ["gpt-4o"], endpoint), *_parts.tenants(16)])
+        broker = stack.enter_context(_parts.broker(folder, OTHERS, tls=_parts.keys(keys)))
+        sidecar = stack.enter_context(_parts.sidecar(broker, root=options.root))
         url = f"http://{sidecar.address}/openai/v1/chat/completions"
 
         def note(name: str) -> float:

@@ -56,14 +56,13 @@ def main() -> int:
         made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
         collector = {**TRACES, "OTEL_EXPORTER_OTLP_ENDPOINT": (collecting := endpoint.removesuffix("/v1"))}
-        documents = [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)]
+        _parts.write(made, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)])
 
-        def broker(name: str, **options: object) -> _parts.Served:
-            (made / name).mkdir()
-            return stack.enter_context(_parts.broker(made / name, documents, **options))  # type: ignore[arg-type]
-
-        brokers = {PLAIN: broker("plain", variant="broker-without-metrics"), COUNTED: broker("counted")}
-        theirs = broker("beside", core=OTHERS).address
+        brokers = {
+            PLAIN: stack.enter_context(_parts.broker(made, variant="broker-without-metrics")),
+            COUNTED: stack.enter_context(_parts.broker(made)),
+        }
+        theirs = stack.enter_context(_parts.broker(made, OTHERS))
         sidecars = {
             PLAIN: stack.enter_context(_parts.sidecar(theirs, variant="sidecar-without-metrics")),
             COUNTED: stack.enter_context(_parts.sidecar(theirs)),

@@ -5,7 +5,7 @@ Both before the same fast provider, each alone on its core, in turns; the load, 
 share another. JSON: 32 calls at once for the CPU per call, one at a time for the latency. Streams, a chunk each 4 ms:
 8 at once, of 50 chunks and of 250, whose difference is the CPU of a chunk without that of its call; 2 for the time to
 the first chunk, since 8 are more than LiteLLM keeps up with. What a proxy adds is its latency less that of the
-provider called directly, medians of the same rounds.
+provider called directly in the same round; a share is the median of the rounds' shares.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from tests.bench._process import MEASURED, OTHERS, Program, free_port, load
 
 OURS, THEIRS, DIRECT = "Sluicegate's sidecar", "LiteLLM", "direct"
 SHORT, LONG = 50, 250
+STREAMS, UNITS = ("short", "long"), ("CPU s", "calls", "chunks")
+ADDED = ("p50 us", "p99 us", "first p50 us", "first p99 us")
 MORE = """What each side does more
   The sidecar: asks its broker for a slot by tokens, requests and tenant before each call, counts the prompt's tokens,
     reports headers and usage. The broker is a program of its own, for many sidecars: its CPU stands in its own row.
@@ -44,7 +46,7 @@ def litellm(folder: Path, endpoint: str) -> Iterator[tuple[Program, str]]:
     config = folder / "litellm.yaml"
     config.write_text(json.dumps({"model_list": [model]}))
     port = free_port()
-    environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1"}
+    environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     environment["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"  # no keys of its own: best for it
     command = [
         _peers.litellm(),
@@ -65,34 +67,34 @@ def litellm(folder: Path, endpoint: str) -> Iterator[tuple[Program, str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6, help="an even number: their order turns")
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--tls", action="store_true", help="between sidecar and broker, as in a cluster")
     options = parser.parse_args()
     figures = Figures("sidecar")
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder, keys, other = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(3))
         endpoint = stack.enter_context(_parts.upstream("--chunks", LONG, "--pace", "4ms"))
-        documents = [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)]
-        broker = stack.enter_context(_parts.broker(folder, documents, OTHERS))
-        ours = stack.enter_context(_parts.sidecar(broker.address))
-        theirs, their_url = stack.enter_context(litellm(folder, endpoint))
+        _parts.write(folder, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)])
+        broker = stack.enter_context(_parts.broker(folder, OTHERS, tls=_parts.keys(keys) if options.tls else None))
+        ours = stack.enter_context(_parts.sidecar(broker))
+        theirs, their_url = stack.enter_context(litellm(other, endpoint))
         ways: dict[str, tuple[str, Program | None]] = {
             DIRECT: (f"{endpoint}/chat/completions", None),
             OURS: (f"http://{ours.address}/openai/v1/chat/completions", ours.program),
             THEIRS: (their_url, theirs),
         }
         for number in range(options.rounds + 1):
+            kept: dict[str, dict[str, float]] = {}
             for name, (url, program) in ways.items() if number % 2 else reversed(ways.items()):
-                kept = _round(url, program, broker.program, options.seconds)
-                if number:  # the first round warms up
-                    for what, value in kept.items():
-                        figures.add(f"{name} {what}", value)
+                kept[name] = _round(url, program, broker.program, options.seconds)
+            if number:  # the first round warms up
+                _add(figures, kept)
         for name, program in ((OURS, ours.program), (THEIRS, theirs), ("its broker", broker.program)):
             figures.add(f"{name} RSS MB", program.rss)
     figures.add("its broker CPU us/call", figures.median(f"{OURS} broker us/call"))
     for name in (OURS, THEIRS):
-        for what in ("p50 us", "p99 us", "first p50 us", "first p99 us"):
-            figures.add(f"{name} added {what}", figures.median(f"{name} {what}") - figures.median(f"{DIRECT} {what}"))
+        figures.add(f"{name} CPU us/chunk", _chunk(figures, name))
     rows = [DIRECT, OURS, THEIRS]
     json_columns = ["calls/s", "CPU us/call", "p50 us", "p99 us", "added p50 us", "added p99 us", "RSS MB"]
     figures.table(json_columns, [*rows, "its broker"])
@@ -100,22 +102,36 @@ def main() -> int:
     streamed = ["CPU us/chunk", "CPU us/chunk+call", "first p50 us", "first p99 us"]
     figures.table([*streamed, "added first p50 us", "added first p99 us"], rows)
     print(MORE)
-    for what, bar, aim in (
-        ("CPU us/call", 1 / 10, 1 / 50),
-        ("CPU us/chunk", 1 / 10, 1 / 20),
-        ("added p50 us", 1 / 5, 1 / 20),
-        ("added p99 us", 1 / 5, 1 / 20),
-        ("added first p50 us", 1 / 5, 1 / 20),
-        ("added first p99 us", 1 / 5, 1 / 20),
-    ):
-        share = figures.median(f"{OURS} {what}") / figures.median(f"{THEIRS} {what}")
-        figures.bar(f"{what}, part of LiteLLM's", share, bar, aim)
-    share = figures.median(f"{OURS} CPU us/chunk+call") / figures.median(f"{THEIRS} CPU us/chunk+call")
-    print(f"  CPU us/chunk with its call's, {SHORT} chunks, part of LiteLLM's: {share:.3g}")
+    figures.bar("CPU us/call, part of LiteLLM's", figures.median("share CPU us/call"), 1 / 10, 1 / 50)
+    chunk = figures.median(f"{OURS} CPU us/chunk") / figures.median(f"{THEIRS} CPU us/chunk")
+    figures.bar("CPU us/chunk, part of LiteLLM's", chunk, 1 / 10, 1 / 20)
+    whole = figures.median("share CPU us/chunk+call")
+    figures.bar(f"CPU us/chunk with its call's, {SHORT} chunks", whole, 1 / 10, 1 / 20)
+    for what in ADDED:
+        figures.bar(f"added {what}, part of LiteLLM's", figures.median(f"share added {what}"), 1 / 5, 1 / 20)
     both = figures.median(f"{OURS} CPU us/call") + figures.median("its broker CPU us/call")
     share = both / figures.median(f"{THEIRS} CPU us/call")
     print(f"  CPU us/call with its broker's, part of LiteLLM's: {share:.3g}")
     return figures.save()
+
+
+def _add(figures: Figures, kept: dict[str, dict[str, float]]) -> None:
+    """One round's figures, and the shares of this round, in which the machine was equally fast for both."""
+    for name in (OURS, THEIRS):
+        for what in ADDED:
+            kept[name][f"added {what}"] = kept[name][what] - kept[DIRECT][what]
+    for name, figure in kept.items():
+        for what, value in figure.items():
+            figures.add(f"{name} {what}", value)
+    for what in ("CPU us/call", "CPU us/chunk+call", *(f"added {what}" for what in ADDED)):
+        figures.add(f"share {what}", kept[OURS][what] / kept[THEIRS][what])
+
+
+def _chunk(figures: Figures, name: str) -> float:
+    """CPU of a chunk without its call's, of all rounds together: what is left when as many calls are taken away."""
+    cpu, calls, chunks = ({of: sum(figures.rounds(f"{name} {of} {unit}")) for of in STREAMS} for unit in UNITS)
+    times = calls["short"] / calls["long"]
+    return (cpu["short"] - cpu["long"] * times) / (chunks["short"] - chunks["long"] * times) * 1e6
 
 
 def _round(url: str, program: Program | None, broker: Program, seconds: float) -> dict[str, float]:
@@ -140,10 +156,10 @@ def _round(url: str, program: Program | None, broker: Program, seconds: float) -
     }
     if program is not None:
         kept["CPU us/call"] = cpu / many["done"] * 1e6
-        calls = short["done"] / long["done"]
-        kept["CPU us/chunk"] = (shorter - longer * calls) / (short["chunks"] - long["chunks"] * calls) * 1e6
         kept["CPU us/chunk+call"] = shorter / short["chunks"] * 1e6
         kept["broker us/call"] = beside / many["done"] * 1e6
+        for of, result, spent in (("short", short, shorter), ("long", long, longer)):
+            kept |= {f"{of} CPU s": spent, f"{of} calls": result["done"], f"{of} chunks": result["chunks"]}
     return kept
 
 

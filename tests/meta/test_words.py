@@ -16,7 +16,7 @@ from tests.meta import protos
 ENUMS = [
     thing
     for thing in vars(words).values()
-    if isinstance(thing, type) and issubclass(thing, StrEnum) and thing is not StrEnum
+    if isinstance(thing, type) and issubclass(thing, words.Word) and thing is not words.Word
 ]
 WIRE_ENUMS = [enum for file in protos.descriptors().file for enum in file.enum_type if hasattr(words, enum.name)]
 
@@ -27,6 +27,12 @@ def test_every_spelling_leads_back_to_its_member(enum: type[StrEnum]):
         assert words.from_camel(enum, words.camel(member)) is member
         assert words.from_kebab(enum, words.kebab(member)) is member
         assert enum(member.value) is member
+
+
+@pytest.mark.parametrize("enum", ENUMS, ids=lambda enum: enum.__name__)
+def test_a_member_is_the_same_key_as_its_text(enum: type[StrEnum]):
+    assert {member: member.name for member in enum} == {str(member): member.name for member in enum}
+    assert {str(member) for member in enum} == set(enum)
 
 
 @pytest.mark.parametrize("enum", ENUMS, ids=lambda enum: enum.__name__)

@@ -130,7 +130,7 @@ class CallTrace:
         """What the app is told of the call. `waited`: seconds so far, for one that got no slot in the end."""
         span = self.span
         if span.is_recording():
-            span.set_attribute(semconv.OUTCOME, outcome.value)
+            span.set_attribute(semconv.OUTCOME, outcome)
             span.set_attribute(semconv.REASON, reason)
             span.set_attribute(semconv.ATTEMPTS, attempts)
             if outcome is Outcome.REJECTED:
@@ -169,6 +169,6 @@ class AttemptTrace:
             if usage.cached_input_tokens:
                 span.set_attribute(semconv.CACHED_INPUT_TOKENS, usage.cached_input_tokens)
         if verdict.error_class is not ErrorClass.NONE:
-            span.set_attribute(semconv.ERROR_TYPE, verdict.error_class.value)
+            span.set_attribute(semconv.ERROR_TYPE, verdict.error_class)
             span.set_status(Status(StatusCode.ERROR))
         span.end()

@@ -122,6 +122,7 @@ func chat(args []string) any {
 	var latency, first [][]time.Duration
 	begun := time.Now()
 	end := begun.Add(time.Duration(*seconds * 1e9))
+	var made atomic.Int64
 	for n := range *connections {
 		all.Add(1)
 		go func() {
@@ -129,9 +130,9 @@ func chat(args []string) any {
 			var took, began []time.Duration
 			chunks := 0
 			buffer := make([]byte, 1<<16)
-			for left := *calls / *connections; ; left-- {
+			for {
 				now := time.Now()
-				if *calls > 0 && left <= 0 || *calls == 0 && !now.Before(end) {
+				if *calls > 0 && made.Add(1) > int64(*calls) || *calls == 0 && !now.Before(end) {
 					break
 				}
 				r, err := http.NewRequest("POST", *url, strings.NewReader(request))

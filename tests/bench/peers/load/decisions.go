@@ -56,7 +56,7 @@ func session(args []string) any {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			owner := fmt.Sprintf("%d-%d-", os.Getpid(), n)
-			s, err := open(ctx, dial(*address), hello, []byte(owner))
+			s, err := open(ctx, dial(*address, ""), hello, []byte(owner))
 			check(err)
 			var message []byte
 			next := 0
@@ -123,7 +123,7 @@ func ratelimit(args []string) any {
 	check(set.Parse(args))
 
 	if *pairs {
-		chargesCount(rls.NewRateLimitServiceClient(dial(*address)), *tokens)
+		chargesCount(rls.NewRateLimitServiceClient(dial(*address, "")), *tokens)
 	}
 	var all sync.WaitGroup
 	var lock sync.Mutex
@@ -131,7 +131,7 @@ func ratelimit(args []string) any {
 	begun := time.Now()
 	end := begun.Add(time.Duration(*seconds * 1e9))
 	for n := range *connections {
-		client := rls.NewRateLimitServiceClient(dial(*address))
+		client := rls.NewRateLimitServiceClient(dial(*address, ""))
 		for m := range *outstanding {
 			all.Add(1)
 			go func() {

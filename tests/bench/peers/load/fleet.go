@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"math"
 	"math/rand"
 	"os"
 	"strconv"
@@ -49,6 +50,7 @@ type squadron struct {
 func fleet(args []string) any {
 	set := flag.NewFlagSet("fleet", flag.ExitOnError)
 	address := set.String("address", "", "of the broker")
+	ca := set.String("ca", "", "file of the broker's authority; empty: it has no TLS")
 	sidecars := set.Int("sidecars", 1000, "connections, one session each")
 	tenants := set.Int("tenants", 1, "calls go round tenants bench/t0, bench/t1, ...")
 	held := set.Duration("held", 50*time.Millisecond, "from a grant to its settlement")
@@ -69,7 +71,7 @@ func fleet(args []string) any {
 	members := make([]*member, *sidecars)
 	for n := range members {
 		members[n] = &member{asked: map[string]time.Time{}}
-		go members[n].stay(*address, hello, ends, []byte(fmt.Sprintf("fleet-%d-%d", os.Getpid(), n)), *held, q, len(members))
+		go members[n].stay(*address, *ca, hello, ends, []byte(fmt.Sprintf("fleet-%d-%d", os.Getpid(), n)), *held, q, len(members))
 	}
 	var rate atomic.Int64
 	go call_on(members, asks, *tenants, &rate)
@@ -95,10 +97,12 @@ func fleet(args []string) any {
 	return nil
 }
 
-// One sidecar: connects, and again, with jitter, whenever it is cut off.
-func (m *member) stay(address string, hello template, ends call, id []byte, held time.Duration, q *squadron, of int) {
-	quick := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.5, MaxDelay: time.Second}
-	connection := dial(address, grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: 5 * time.Second}))
+// One sidecar: connects, and again, with the pauses of a real one (sidecar/broker_client.py, wire/channel.py), whenever it
+// is cut off.
+func (m *member) stay(address, ca string, hello template, ends call, id []byte, held time.Duration, q *squadron, of int) {
+	slower := backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}
+	connection := dial(address, ca, grpc.WithConnectParams(grpc.ConnectParams{Backoff: slower, MinConnectTimeout: 3 * time.Second}))
+	failures := 0
 	for {
 		ctx, cancel := context.WithCancel(context.Background())
 		s, err := open(ctx, connection, hello, id)
@@ -125,13 +129,16 @@ func (m *member) stay(address string, hello template, ends call, id []byte, held
 		m.stream = nil
 		clear(m.asked)
 		m.lock.Unlock()
+		failures++
 		if welcome {
+			failures = 0
 			q.Lock()
 			q.connected--
 			q.Unlock()
 		}
 		cancel()
-		time.Sleep(time.Duration(25+rand.Intn(75)) * time.Millisecond)
+		most := min(5, 0.1*math.Pow(2, float64(min(failures, 10)))) // seconds
+		time.Sleep(time.Duration((0.25 + 0.75*rand.Float64()) * most * 1e9))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -97,8 +98,15 @@ func (raw) Unmarshal(data []byte, v any) error {
 	return nil
 }
 
-func dial(address string, options ...grpc.DialOption) *grpc.ClientConn {
-	options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))
+// `ca`: the file of the authority of a server whose certificate is for localhost; empty: it has no TLS.
+func dial(address, ca string, options ...grpc.DialOption) *grpc.ClientConn {
+	secure := insecure.NewCredentials()
+	if ca != "" {
+		var err error
+		secure, err = credentials.NewClientTLSFromFile(ca, "localhost")
+		check(err)
+	}
+	options = append(options, grpc.WithTransportCredentials(secure))
 	connection, err := grpc.NewClient(address, options...)
 	check(err)
 	return connection
