@@ -47,7 +47,7 @@ def main() -> None:
     decisions, sidecar = found["decisions"], found["sidecar"]
 
     def best(kind: str) -> float:
-        return max(decisions[f"ratelimit, {kind}, {calls} at once per core-second"] for calls in (32, 128, 512))
+        return max(float(decisions[f"ratelimit, {kind}, {n} at once per core-second"]) for n in (32, 128, 512))
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 3.6))
     bars(
