@@ -72,6 +72,11 @@ class Program:
         self.log.close()
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
     def cpu(self) -> float:
         """Seconds of CPU so far, of all its threads; to a hundredth."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()

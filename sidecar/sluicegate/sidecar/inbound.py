@@ -127,8 +127,9 @@ async def read_body(request: web.BaseRequest, limit: int, space: BufferSpace, wi
         chunks.append(chunk)
 
     try:
-        keep(request.content.read_nowait())
-        if not request.content.at_eof():
+        if request.content.is_eof():  # most requests are here whole: a time-out would watch over nothing
+            keep(request.content.read_nowait())
+        else:
             async with asyncio.timeout(within):
                 while chunk := await request.content.readany():
                     keep(chunk)

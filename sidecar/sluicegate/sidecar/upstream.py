@@ -152,9 +152,8 @@ class _Response:
     async def next_chunk(self) -> bytes:
         content = self._response.content
         try:
-            data = content.read_nowait()
-            if data or content.at_eof():
-                return data
+            if content.is_eof():  # all of it is here: a time-out would watch over nothing
+                return content.read_nowait()
             async with asyncio.timeout(self._idle):
                 return await content.readany()
         except TimeoutError:
