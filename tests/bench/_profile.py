@@ -25,9 +25,8 @@ RATE = 500
 BROKERS = {
     "metrics, decision log": ("broker/metrics.py", "broker/decisions.py", "broker/failures.py", "core/accounts.py"),
     "the scheduler's core": ("broker/core/", "broker/runtime.py"),
-    "requests into events": ("broker/requests.py", "broker/service.py"),
+    "reading requests, gRPC": ("broker/requests.py", "broker/service.py", "grpc/"),
     "answers into messages": ("broker/answers.py", "broker/outbox.py", "broker/sessions.py"),
-    "gRPC": ("grpc/",),
 }
 SIDECARS = {
     "to and from the broker": ("sidecar/broker_client.py", "sidecar/held.py", "sidecar/messages.py", "grpc/"),
@@ -53,8 +52,8 @@ def shares(samples: str, parts: dict[str, tuple[str, ...]]) -> list[tuple[str, f
     seen: Counter[str] = Counter()
     for line in samples.splitlines():
         stack, _, count = line.rpartition(" ")
-        frames = stack.split(";")
-        if not any(frame.startswith("main (") for frame in frames):
+        frames = [frame for frame in stack.split(";") if "main.py" not in frame]
+        if "main (" not in stack:  # another thread's
             continue
         found = (name for frame in reversed(frames) for name, files in parts.items() if any(f in frame for f in files))
         seen[next(found, LOOP)] += int(count)
