@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -46,6 +47,7 @@ def main() -> int:
             figures.add(f"{name} private MB", sidecar.program.private)
             return sidecar.program.rss
 
+        time.sleep(2.0)  # until its session has settled
         started = note("at start")
         load("http", "--url", url, "--calls", 1, "--model", "gpt-4o")
         counted = note("o200k loaded")
