@@ -41,7 +41,7 @@ SIDECARS = {
     "to the provider": ("sidecar/upstream.py", "sidecar/way.py", "aiohttp/client", "aiohttp/connector.py"),
     "back to the app": ("sidecar/relay.py", "sidecar/books.py", "aiohttp/web_response.py", "aiohttp/http_writer.py"),
     "reading the request": ("sidecar/inbound.py", "sidecar/proxy.py", "core/criticality.py", "core/routes.py"),
-    "the rest of the call": ("sluicegate/sidecar/", "/sidecar/"),
+    "the rest of the call": ("/sidecar/",),
     "aiohttp's server": ("aiohttp/",),
 }
 LOOP = "event loop, kernel"
@@ -67,7 +67,7 @@ def record(program: Program, seconds: float, *arguments: object) -> str:
         raw = Path(made) / "raw"
         size = ["--rate", str(RATE), "--duration", str(round(seconds)), "--format", "raw", "--full-filenames"]
         command = ["py-spy", "record", *size, "--output", str(raw), "--pid", str(program.pid)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as spy:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as spy:
             load(*arguments, "--seconds", seconds + 2)
         if spy.returncode:
             raise RuntimeError(f"{' '.join(command)}: failed")

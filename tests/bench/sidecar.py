@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--tls", action="store_true", help="between sidecar and broker, as in a cluster")
     options = parser.parse_args()
-    figures = Figures("sidecar")
+    figures = Figures("sidecar-tls" if options.tls else "sidecar")
     with contextlib.ExitStack() as stack:
         folder, keys, other = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(3))
         endpoint = stack.enter_context(_parts.upstream("--chunks", LONG, "--pace", "4ms"))

@@ -16,7 +16,7 @@ from tests.meta import protos
 ENUMS = [
     thing
     for thing in vars(words).values()
-    if isinstance(thing, type) and issubclass(thing, words.Word) and thing is not words.Word
+    if isinstance(thing, type) and issubclass(thing, StrEnum) and thing not in (StrEnum, words.Word)
 ]
 WIRE_ENUMS = [enum for file in protos.descriptors().file for enum in file.enum_type if hasattr(words, enum.name)]
 
@@ -32,7 +32,6 @@ def test_every_spelling_leads_back_to_its_member(enum: type[StrEnum]):
 @pytest.mark.parametrize("enum", ENUMS, ids=lambda enum: enum.__name__)
 def test_a_member_is_the_same_key_as_its_text(enum: type[StrEnum]):
     assert {member: member.name for member in enum} == {str(member): member.name for member in enum}
-    assert {str(member) for member in enum} == set(enum)
 
 
 @pytest.mark.parametrize("enum", ENUMS, ids=lambda enum: enum.__name__)
