@@ -23,8 +23,7 @@ class Figures:
         self._name = name
         self._seen: dict[str, list[float]] = defaultdict(list)
         self._missed: list[str] = []
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-        self.known = {"Sluicegate": commit.stdout.strip() or "of no commit", **_peers.versions()}
+        self.known = {"Sluicegate": _commit(), **_peers.versions()}
         print(f"{_process.machine()}; measured on core {_process.MEASURED}, everything else on core {_process.OTHERS}")
         print(f"the broker's core is {_process.BROKER}")
         print(", ".join(f"{name} {version}" for name, version in self.known.items()))
@@ -79,6 +78,14 @@ class Figures:
         for what in self._missed:
             print(f"FAILED: {what}")
         return 1 if self._missed else 0
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "of no commit"
 
 
 def _short(value: float) -> str:

@@ -77,6 +77,11 @@ class Served:
     def address(self) -> str:
         return f"{'127.0.0.1' if self.ca is None else _NAME}:{self.port}"
 
+    @property
+    def chat(self) -> str:
+        """Of a sidecar: where OpenAI's chat completions are."""
+        return f"http://{self.address}/openai/v1/chat/completions"
+
 
 @functools.cache
 def _compile() -> None:
@@ -188,6 +193,11 @@ def settled() -> str:
     """Its end, with `USED` tokens."""
     usage = types_pb2.Usage(input_tokens=USED - 60, output_tokens=60)
     return _hex(pb.Settlement(attempt=1, error_class=types_pb2.ERROR_CLASS_NONE, dispatched=True, usage=usage))
+
+
+def session() -> list[object]:
+    """Arguments of the load program for calls that ask a broker, and settle at once."""
+    return ["session", "--hello", hello(), "--ask", ask("gpt-4o"), "--settle", settled()]
 
 
 def _hex(message: Message) -> str:

@@ -73,7 +73,7 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process's id."""
         return self._process.pid
 
     @property

@@ -52,9 +52,9 @@ def shares(samples: str, parts: dict[str, tuple[str, ...]]) -> list[tuple[str, f
     seen: Counter[str] = Counter()
     for line in samples.splitlines():
         stack, _, count = line.rpartition(" ")
-        frames = [frame for frame in stack.split(";") if "main.py" not in frame]
         if "main (" not in stack:  # another thread's
             continue
+        frames = [frame for frame in stack.split(";") if "main.py" not in frame]
         found = (name for frame in reversed(frames) for name, files in parts.items() if any(f in frame for f in files))
         seen[next(found, LOOP)] += int(count)
     return [(name, count / seen.total()) for name, count in seen.most_common()]
@@ -85,14 +85,13 @@ def main() -> int:
         _parts.write(folder, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16, bounded="gpt-4o")])
         found = {}
         with _parts.broker(folder) as broker:
-            said = ["--hello", _parts.hello(), "--ask", _parts.ask("gpt-4o"), "--settle", _parts.settled()]
-            batched = ["session", *said, "--streams", 4, "--outstanding", 128, "--address", broker.address]
+            batched = [*_parts.session(), "--streams", 4, "--outstanding", 128, "--address", broker.address]
             found["the broker, batched"] = shares(record(broker.program, options.seconds, *batched), BROKERS)
         _parts.write(other, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)])
         beside = stack.enter_context(_parts.broker(other, OTHERS))
         sidecar = stack.enter_context(_parts.sidecar(beside))
         for name, calls in (("32 calls at once", 32), ("one call at a time", 1)):
-            chat = ["http", "--url", f"http://{sidecar.address}/openai/v1/chat/completions", "--connections", calls]
+            chat = ["http", "--url", sidecar.chat, "--connections", calls]
             found[f"the sidecar, {name}"] = shares(record(sidecar.program, options.seconds, *chat), SIDECARS)
     for name, parts in found.items():
         print(name)

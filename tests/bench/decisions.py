@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
     figures = Figures("decisions")
-    session = ["session", "--hello", _parts.hello(), "--ask", _parts.ask("gpt-4o"), "--settle", _parts.settled()]
+    session = _parts.session()
     observed = ["--observe", _parts.observed()]
     pair = ["--pairs", "--tokens", _parts.USED]
     batched, alone = "Sluicegate, batched, 4 sidecars x 128 calls", "Sluicegate, one at a time"

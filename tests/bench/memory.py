@@ -40,7 +40,6 @@ def main() -> int:
         _parts.write(folder, [_parts.pool("p", ["gpt-4o"], endpoint), *_parts.tenants(16)])
         broker = stack.enter_context(_parts.broker(folder, OTHERS, tls=_parts.keys(keys)))
         sidecar = stack.enter_context(_parts.sidecar(broker, root=options.root))
-        url = f"http://{sidecar.address}/openai/v1/chat/completions"
 
         def note(name: str) -> float:
             figures.add(f"{name} RSS MB", sidecar.program.rss)
@@ -49,15 +48,15 @@ def main() -> int:
 
         time.sleep(2.0)  # until its session has settled
         started = note("at start")
-        load("http", "--url", url, "--calls", 1, "--model", "gpt-4o")
+        load("http", "--url", sidecar.chat, "--calls", 1, "--model", "gpt-4o")
         counted = note("o200k loaded")
         if counted - started < LEAST:
             raise RuntimeError(f"o200k was not loaded: {started:.1f} MB before, {counted:.1f} MB after a call")
         after: list[float] = []
         rows = ["at start", "o200k loaded"]
         for calls in range(STEP, options.calls + 1, STEP):
-            load("http", "--url", url, "--connections", 16, "--calls", STEP * 3 // 4)
-            load("http", "--url", url, "--connections", 16, "--calls", STEP // 4, "--stream")
+            load("http", "--url", sidecar.chat, "--connections", 16, "--calls", STEP * 3 // 4)
+            load("http", "--url", sidecar.chat, "--connections", 16, "--calls", STEP // 4, "--stream")
             rows.append(f"{calls:,} calls")
             after.append(note(rows[-1]))
     figures.table(["RSS MB", "private MB"], rows)

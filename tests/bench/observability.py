@@ -68,14 +68,12 @@ def main() -> int:
             COUNTED: stack.enter_context(_parts.sidecar(theirs)),
             TRACED: stack.enter_context(_parts.sidecar(theirs, more=collector)),
         }
-        said = ["--hello", _parts.hello(), "--ask", _parts.ask("gpt-4o"), "--settle", _parts.settled()]
         runs: list[tuple[str, _parts.Served, Sequence[object]]] = []
         for name, it in brokers.items():
-            ask = ["session", *said, "--streams", 4, "--outstanding", 128, "--address", it.address]
+            ask = [*_parts.session(), "--streams", 4, "--outstanding", 128, "--address", it.address]
             runs.append((f"broker {name}", it, ask))
         for name, it in sidecars.items():
-            chat = f"http://{it.address}/openai/v1/chat/completions"
-            runs.append((f"sidecar {name}", it, ["http", "--connections", 32, "--url", chat]))
+            runs.append((f"sidecar {name}", it, ["http", "--connections", 32, "--url", it.chat]))
         calls = dict.fromkeys((name for name, _, _ in runs), 0)
         for number in range(options.rounds + 1):
             for name, it, command in runs if number % 2 else reversed(runs):

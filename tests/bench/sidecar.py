@@ -81,7 +81,7 @@ def main() -> int:
         theirs, their_url = stack.enter_context(litellm(other, endpoint))
         ways: dict[str, tuple[str, Program | None]] = {
             DIRECT: (f"{endpoint}/chat/completions", None),
-            OURS: (f"http://{ours.address}/openai/v1/chat/completions", ours.program),
+            OURS: (ours.chat, ours.program),
             THEIRS: (their_url, theirs),
         }
         for number in range(options.rounds + 1):
