@@ -16,18 +16,17 @@ from collections import deque
 from pathlib import Path
 from typing import TypeVar
 
-import grpc
-import grpc.aio
+from grpclib.client import Channel
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from sluicegate.sidecar import messages
 from sluicegate.sidecar.core.routes import Route, Routes
 from sluicegate.sidecar.core.safeshare import SafeShares
 from sluicegate.sidecar.held import Answer, HeldCall, Outbox, refusal, unsent
+from sluicegate.sidecar.link import SessionStream, connect
 from sluicegate.sidecar.metrics import Metrics
 from sluicegate.v1 import budget_service_pb2 as pb
-from sluicegate.v1 import budget_service_pb2_grpc
 from sluicegate.wire import convert
-from sluicegate.wire.channel import client_options
 from sluicegate.wire.values import Estimate, MeterReading
 from sluicegate.wire.words import OnBrokerUnavailable, Outcome, Reason
 
@@ -64,7 +63,6 @@ class BrokerClient:
         self._metrics = metrics
         self._ca = ca
         self._ca_pem = ca_pem
-        self._roots = b""
         self._token_file = token_file
         self._patience = patience
         self._max_pending = max_pending
@@ -78,7 +76,6 @@ class BrokerClient:
         self._stopping = False
         self._pause = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._channel: grpc.aio.Channel | None = None
 
     # ---- life
 
@@ -110,8 +107,6 @@ class BrokerClient:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._channel is not None:
-            await self._channel.close()
         for call in list(self._calls.values()):
             if not call.future.done():
                 call.future.set_result(refusal(call, Reason.SHUTTING_DOWN, "the sidecar is stopping"))
@@ -273,40 +268,25 @@ class BrokerClient:
 
     # ---- the stream
 
-    async def _open(self) -> grpc.aio.Channel:
-        """The channel; another one when the file of authorities has changed since. Raises OSError."""
-        roots = self._ca_pem.encode()
-        if self._ca is not None:
-            roots += b"\n" + await asyncio.to_thread(self._ca.read_bytes)
-        if self._channel is not None:
-            if roots == self._roots:
-                return self._channel
-            await self._channel.close()
-        self._roots = roots
-        if roots:
-            credentials = grpc.ssl_channel_credentials(root_certificates=roots)
-            self._channel = grpc.aio.secure_channel(self._address, credentials, options=client_options())
-        else:
-            self._channel = grpc.aio.insecure_channel(self._address, options=client_options())
-        return self._channel
-
     async def _run(self) -> None:
         failures = 0
         while True:
             code = "ended"
             try:
                 await self._session()
-            except grpc.aio.AioRpcError as problem:
-                code = problem.code().name.lower()
+            except (GRPCError, StreamTerminatedError) as problem:
+                code = problem.status.name.lower() if isinstance(problem, GRPCError) else "unavailable"
                 log.log(
                     logging.WARNING if failures == 0 else logging.DEBUG,
                     "no session with the broker at %s: %s",
                     self._address,
                     code,
                 )
-            except (OSError, ValueError, TimeoutError) as problem:
+            except Exception as problem:  # noqa: BLE001 - whatever a peer sends, the next session may be a good one
                 code = type(problem).__name__.lower()
                 log.warning("no session with the broker at %s: %s", self._address, code)
+            if self._stopping:  # a connection that is lost meanwhile takes the place of the cancellation
+                return
             self._metrics.session_failures(code).inc()
             failures = 0 if self.connected else failures + 1
             if self.connected:
@@ -316,37 +296,35 @@ class BrokerClient:
             await asyncio.sleep(pause + random.uniform(ceiling / 4, ceiling))
 
     async def _session(self) -> None:
-        channel = await self._open()
-        stub: budget_service_pb2_grpc.BudgetServiceAsyncStub = budget_service_pb2_grpc.BudgetServiceStub(channel)
-        stream = stub.Session(metadata=await self._metadata())
-        writer: asyncio.Task[None] | None = None
-        try:
+        async with connect(self._address, await self._roots(), await self._metadata()) as (stream, channel):
             async with asyncio.timeout(_CONNECT_WITHIN):
-                await stream.write(pb.SessionRequest(hello=self._hello))
-                first = await stream.read()
-            if not isinstance(first, pb.SessionResponse):
-                return
-            self._arrived()
-            writer = asyncio.create_task(self._write(stream), name="broker-writer")
-            self._read(first)
-            while True:
-                message = await stream.read()
-                if not isinstance(message, pb.SessionResponse) or writer.done():
-                    return
-                self._read(message)
-                if self._pause:
-                    return
-        finally:
-            if writer is not None:
-                writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
-            stream.cancel()
+                await stream.send_message(pb.SessionRequest(hello=self._hello))
+                message = await stream.recv_message()
+            if message is not None:
+                self._arrived()
+                writer = asyncio.create_task(self._write(stream, channel), name="broker-writer")
+                try:
+                    while message is not None:
+                        self._read(message)
+                        if self._pause:
+                            return await stream.cancel()
+                        message = await stream.recv_message()
+                finally:
+                    writer.cancel()
+                    await asyncio.gather(writer, return_exceptions=True)
+            raise StreamTerminatedError  # at which the stream says how the broker ended it
 
-    async def _metadata(self) -> tuple[tuple[str, str], ...]:
+    async def _roots(self) -> str:
+        """The authorities that the broker's certificate is held against; the file may have changed. Raises OSError."""
+        if self._ca is None:
+            return self._ca_pem
+        return f"{self._ca_pem}\n{await asyncio.to_thread(self._ca.read_text)}"
+
+    async def _metadata(self) -> dict[str, str]:
         if self._token_file is None:
-            return ()
+            return {}
         token = await asyncio.to_thread(self._token_file.read_text)
-        return (("authorization", f"Bearer {token.strip()}"),)
+        return {"authorization": f"Bearer {token.strip()}"}
 
     def _arrived(self) -> None:
         """A session is there: declare all that is held or waits, then go on."""
@@ -366,16 +344,16 @@ class BrokerClient:
                 self._out.acquires.append(call.request)
         self._wake.set()
 
-    async def _write(self, stream: grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]) -> None:
+    async def _write(self, stream: SessionStream, channel: Channel) -> None:
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._out:
-                    await stream.write(self._out.take())
+                    await stream.send_message(self._out.take())
                 self._flushed.set()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            stream.cancel()
+        finally:
+            channel.close()  # a session that nobody writes to is none
 
     def _read(self, message: pb.SessionResponse) -> None:
         if message.HasField("welcome"):

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection to the broker with its session: gRPC by grpclib, on this event loop.
+
+grpcio's C core, which the broker has, would do the same with threads of its own and a fifth of the sidecar's memory.
+grpclib does not bound a message that it receives: the broker bounds what it sends (`wire.channel`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+from grpclib.client import Channel, Handler, Stream, StreamStreamMethod
+from grpclib.config import Configuration
+from grpclib.protocol import H2Protocol
+
+from sluicegate.v1 import budget_service_pb2 as pb
+from sluicegate.wire.channel import KEEPALIVE, Keepalive
+
+SessionStream = Stream[pb.SessionRequest, pb.SessionResponse]
+
+_METHOD = f"/{pb.DESCRIPTOR.services_by_name['BudgetService'].full_name}/Session"
+_GOODBYE = 1.0
+"""Seconds that a closing connection waits for the broker: asyncio's 30 for TLS's end would hide that it is dead."""
+
+logging.getLogger("hpack").setLevel(logging.INFO)  # at debug it writes headers, and the token is one
+
+
+class _Protocol(H2Protocol):
+    """Says when its socket is closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.lost = asyncio.Event()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+class _Channel(Channel):
+    _made: tuple[asyncio.Transport, _Protocol] | None = None
+
+    async def _create_connection(self) -> H2Protocol:
+        self._made = await self._loop.create_connection(
+            lambda: _Protocol(Handler(), self._config, self._h2_config),
+            self._host,
+            self._port,
+            ssl=self._ssl,
+            ssl_shutdown_timeout=None if self._ssl is None else _GOODBYE,
+        )
+        return self._made[1]
+
+    async def end(self) -> None:
+        """Closes the connection and waits until it is; what the broker does not take in time is lost."""
+        self.close()
+        if self._made is None:
+            return
+        transport, protocol = self._made
+        try:
+            async with asyncio.timeout(_GOODBYE):
+                await protocol.lost.wait()
+        except TimeoutError:
+            transport.abort()
+
+
+@asynccontextmanager
+async def connect(
+    address: str, roots: str, metadata: Mapping[str, str], keepalive: Keepalive = KEEPALIVE
+) -> AsyncGenerator[tuple[SessionStream, Channel]]:
+    """A Session stream on a connection of its own, made with its first message and closed with it.
+
+    `address` is host:port; `roots` are the authorities' certificates in PEM, none: plain text. Both ends of the stream
+    raise GRPCError with the broker's status, StreamTerminatedError where the connection is lost, OSError where there
+    is none. Closing the channel ends both.
+    """
+    host, _, port = address.rpartition(":")
+    channel = _Channel(
+        host.strip("[]"), int(port), ssl=_tls(roots) if roots else None, config=_configuration(keepalive)
+    )
+    try:
+        method = StreamStreamMethod(channel, _METHOD, pb.SessionRequest, pb.SessionResponse)
+        async with method.open(metadata=metadata) as stream:
+            yield stream, channel
+    finally:
+        await channel.end()
+
+
+def _tls(roots: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=roots)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _configuration(keepalive: Keepalive) -> Configuration:
+    return Configuration(
+        _keepalive_time=keepalive.interval,
+        _keepalive_timeout=keepalive.timeout,
+        _keepalive_permit_without_calls=True,
+        _http2_max_pings_without_data=0,  # any number
+        _http2_min_sent_ping_interval_without_data=keepalive.interval
+        / 2,  # at the interval itself every other is left out
+    )
