@@ -68,7 +68,7 @@ class DecisionLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("a", encoding="utf-8").close()  # a path that cannot be written fails at the start
 
-    def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
+    def witness(self, effects: list[Effect], wall_offset: float) -> None:
         for effect in effects:
             if isinstance(effect, Decision):
                 item = (effect, effect.at + wall_offset)

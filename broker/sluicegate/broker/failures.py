@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from sluicegate.broker.core.effects import Effect, Settled
 from sluicegate.wire.failures import SILENT, Spaced, level_of
@@ -19,7 +19,7 @@ class FailureLog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._lines = Spaced(clock)
 
-    def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
+    def witness(self, effects: list[Effect], wall_offset: float) -> None:
         for effect in effects:
             if isinstance(effect, Settled) and effect.error_class not in SILENT:
                 self._failed(effect)

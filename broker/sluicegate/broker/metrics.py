@@ -8,7 +8,7 @@ cap beyond which they are `other`. Never a call, a pod or a key.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Gauge, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -71,7 +71,7 @@ class Metrics:
         build.labels(VERSION).set(1)
         reg.register(_State(self, runtime, sessions, configuration, decisions))
 
-    def witness(self, effects: Sequence[Effect], wall_offset: float) -> None:
+    def witness(self, effects: list[Effect], wall_offset: float) -> None:
         del wall_offset
         if self._runtime.snapshot is not self._snapshot:
             self._snapshot = self._runtime.snapshot

@@ -40,7 +40,7 @@ class Recipient(Protocol):
 class Witness(Protocol):
     """Sees every event's effects, for metrics and the decision log. It must not block and not raise."""
 
-    def witness(self, effects: Sequence[Effect], wall_offset: float) -> None: ...
+    def witness(self, effects: list[Effect], wall_offset: float) -> None: ...
 
 
 class Runtime:
