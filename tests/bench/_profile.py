@@ -29,7 +29,15 @@ BROKERS = {
     "answers into messages": ("broker/answers.py", "broker/outbox.py", "broker/sessions.py"),
 }
 SIDECARS = {
-    "to and from the broker": ("sidecar/broker_client.py", "sidecar/held.py", "sidecar/messages.py", "grpc/"),
+    "to and from the broker": (
+        "sidecar/broker_client.py",
+        "sidecar/held.py",
+        "sidecar/link.py",
+        "sidecar/messages.py",
+        "grpclib/",
+        "h2/",
+        "hyperframe/",
+    ),
     "estimate": ("core/estimate/", "sidecar/tokenizer.py", "tiktoken/"),
     "headers, usage, faults": (
         "core/headers.py",

@@ -53,7 +53,7 @@ _GOOGLE_STATUS = {
     501: "UNIMPLEMENTED",
     504: "DEADLINE_EXCEEDED",
 }
-_STATUS = {
+_STATUS: dict[str, int] = {  # by reason
     Reason.UNKNOWN_POOL: 404,
     Reason.UNKNOWN_MODEL: 404,
     Reason.AMBIGUOUS_POOL: 400,
@@ -76,10 +76,7 @@ def status_of(reason: str, shape: ErrorShape) -> int:
     account that cannot pay, its provider's own."""
     if reason == Reason.BILLING:
         return 402 if shape in (ErrorShape.ANTHROPIC, ErrorShape.MISTRAL) else 429
-    try:
-        return _STATUS.get(Reason(reason), 429)
-    except ValueError:
-        return 429
+    return _STATUS.get(reason, 429)
 
 
 @dataclass(frozen=True, slots=True)
