@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +19,9 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from sluicegate.kube.certificates import Keyring, renew
 from sluicegate.sidecar.broker_client import BrokerClient
-from sluicegate.sidecar.link import SessionStream, connect
+from sluicegate.sidecar.link import SessionStream, _Channel, connect
 from sluicegate.sidecar.metrics import Metrics
+from sluicegate.sidecar.settings import SettingsError, read_settings
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.v1 import budget_service_pb2_grpc
 from sluicegate.wire.channel import MAX_BATCH, Keepalive, server_options
@@ -40,6 +42,13 @@ class Refusing(ScriptedBroker):
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
 
 
+class Parting(ScriptedBroker):
+    async def Session(self, request_iterator, context):  # noqa: N802 - gRPC's name
+        await anext(request_iterator)
+        for number in range(20):
+            yield pb.SessionResponse(config_version=f"{number}")
+
+
 @asynccontextmanager
 async def serving(broker: ScriptedBroker, keys: Keyring | None = None, port: int = 0) -> AsyncIterator[int]:
     server = grpc.aio.server(options=server_options(SHORT))
@@ -57,16 +66,18 @@ async def serving(broker: ScriptedBroker, keys: Keyring | None = None, port: int
 
 
 @asynccontextmanager
-async def tunnel(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
-    """A way to `port` that carries all until it is told to be silent, and then takes all and gives nothing."""
-    silent = False
+async def tunnel(port: int, *, deaf: bool = False) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """A way to `port` that carries all until it is told to be silent: it then gives nothing; `deaf`: takes none."""
+    silent = asyncio.Event()
     tasks: set[asyncio.Task[None]] = set()
 
     async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         try:
-            while data := await source.read(65_536):
-                if not silent:
+            while data := await source.read(4_096):
+                if not silent.is_set():
                     target.write(data)
+                elif deaf:
+                    await asyncio.sleep(60)
         finally:
             target.close()
 
@@ -74,13 +85,12 @@ async def tunnel(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
         there, back = await asyncio.open_connection("127.0.0.1", port)
         tasks.update(asyncio.create_task(carry(*ends)) for ends in ((reader, back), (there, writer)))
 
-    def fall_silent() -> None:
-        nonlocal silent
-        silent = True
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    listening = socket.create_server(("127.0.0.1", 0))
+    if deaf:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    server = await asyncio.start_server(accept, sock=listening, limit=4_096)
     try:
-        yield server.sockets[0].getsockname()[1], fall_silent
+        yield listening.getsockname()[1], silent.set
     finally:
         server.close()
         for task in tasks:
@@ -124,6 +134,47 @@ async def test_a_broker_that_falls_silent_is_noticed(tls: bool):
         assert time.monotonic() - began >= SHORT.timeout, "it was not silence that ended it"
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux notices this one")
+async def test_a_broker_that_takes_nothing_is_noticed_while_much_waits_to_be_sent():
+    batch = pb.SessionRequest(acquires=[pb.CallRequest(call_id="a", model="m" * 60_000)])
+    async with (
+        serving(ScriptedBroker([])) as port,
+        tunnel(port, deaf=True) as (through, fall_silent),
+        asyncio.timeout(10),
+        connect(f"127.0.0.1:{through}", "", {}, SHORT) as (stream, channel),
+    ):
+        await welcomed(stream)
+        assert isinstance(channel, _Channel)
+        assert channel._made is not None
+        transport, _ = channel._made
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        fall_silent()
+        await stream.send_message(batch)
+        assert transport.get_write_buffer_size() > 0
+        assert await stream.recv_message() is None
+
+
+async def test_what_the_broker_said_before_it_ended_is_heard():
+    async with serving(Parting([])) as port, connect(f"127.0.0.1:{port}", "", {}) as (stream, channel):
+        heard = [(await welcomed(stream)).config_version]
+        await asyncio.sleep(0.3)  # the end is here, and nothing has been read
+        while (message := await stream.recv_message()) is not None:
+            heard.append(message.config_version)
+        assert heard == [f"{number}" for number in range(20)]
+        channel.close()
+
+
+async def test_a_broker_that_is_away_is_told_of_once(caplog: pytest.LogCaptureFixture):
+    metrics = Metrics()
+    client = BrokerClient("127.0.0.1:1", HELLO.hello, metrics)
+    await client.start()
+    await eventually(lambda: metrics.session_failures("unavailable").value >= 3)
+    await client.stop()
+    told = [record for record in caplog.records if record.name == "sluicegate.sidecar.broker_client"]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert "127.0.0.1:1: unavailable" in told[0].message
+
+
 async def test_what_the_broker_says_at_the_end_is_raised():
     async with serving(Refusing([])) as port:
         with pytest.raises(GRPCError) as refused:
@@ -156,7 +207,7 @@ async def test_a_batch_beyond_the_windows_of_http2_arrives_whole():
 async def test_the_file_of_authorities_is_read_anew_for_each_session(tmp_path: Path):
     first, second = ring(), ring()
     ca = tmp_path / "ca.crt"
-    ca.write_bytes(first.bundle)
+    ca.write_bytes("# Behörde\n".encode() + first.bundle)
     async with AsyncExitStack() as stack:
         one = AsyncExitStack()
         port = await one.enter_async_context(serving(ScriptedBroker([]), first))
@@ -180,3 +231,12 @@ async def test_stopping_while_the_connection_breaks_ends():
         await asyncio.sleep(after)
         async with asyncio.timeout(3):
             await client.stop()
+
+
+@pytest.mark.parametrize(
+    "address", ["", "broker", "broker:", ":15051", "broker:0", "broker:65536", "dns:///broker:15051"]
+)
+def test_an_address_that_is_none_is_refused_at_the_start(address: str):
+    with pytest.raises(SettingsError, match=r"SLUICEGATE_SIDECAR_BROKER.*host:port of the broker"):
+        read_settings({"SLUICEGATE_SIDECAR_BROKER": address})
+    assert read_settings({"SLUICEGATE_SIDECAR_BROKER": "[fd00::1]:15051"}).broker == "[fd00::1]:15051"

@@ -274,17 +274,11 @@ class BrokerClient:
             code = "ended"
             try:
                 await self._session()
-            except (GRPCError, StreamTerminatedError) as problem:
-                code = problem.status.name.lower() if isinstance(problem, GRPCError) else "unavailable"
-                log.log(
-                    logging.WARNING if failures == 0 else logging.DEBUG,
-                    "no session with the broker at %s: %s",
-                    self._address,
-                    code,
-                )
             except Exception as problem:  # noqa: BLE001 - whatever a peer sends, the next session may be a good one
-                code = type(problem).__name__.lower()
-                log.warning("no session with the broker at %s: %s", self._address, code)
+                if not self._pause:  # else it was asked to come back later
+                    code, why = _told(problem)
+                    level = logging.WARNING if failures == 0 else logging.DEBUG
+                    log.log(level, "no session with the broker at %s: %s (%s)", self._address, code, why)
             if self._stopping:  # a connection that is lost meanwhile takes the place of the cancellation
                 return
             self._metrics.session_failures(code).inc()
@@ -306,13 +300,11 @@ class BrokerClient:
                 try:
                     while message is not None:
                         self._read(message)
-                        if self._pause:
-                            return await stream.cancel()
-                        message = await stream.recv_message()
+                        message = None if self._pause else await stream.recv_message()
                 finally:
                     writer.cancel()
                     await asyncio.gather(writer, return_exceptions=True)
-            raise StreamTerminatedError  # at which the stream says how the broker ended it
+            raise StreamTerminatedError("it ended")  # which gives way to what the broker said at the end
 
     async def _roots(self) -> str:
         """The authorities that the broker's certificate is held against; the file may have changed. Raises OSError."""
@@ -407,3 +399,12 @@ class BrokerClient:
         self.routes = Routes({route.pool: route for route in routes}, message.config_version, policy)
         self._shares.forget(frozenset(self.routes.pools))
         self._heard.set()
+
+
+def _told(problem: Exception) -> tuple[str, str]:
+    """What ended a session, as metrics and the log name it. No text of the peer's."""
+    if isinstance(problem, GRPCError):
+        return problem.status.name.lower(), "the broker's word"
+    if isinstance(problem, OSError | StreamTerminatedError):
+        return "unavailable", str(problem) or type(problem).__name__
+    return "failed", type(problem).__name__

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 from grpclib.client import Channel, Handler, Stream, StreamStreamMethod
 from grpclib.config import Configuration
-from grpclib.protocol import H2Protocol
+from grpclib.protocol import EventsProcessor, H2Protocol
+from h2.events import StreamReset
 
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.wire.channel import KEEPALIVE, Keepalive
@@ -29,12 +31,34 @@ _GOODBYE = 1.0
 logging.getLogger("hpack").setLevel(logging.INFO)  # at debug it writes headers, and the token is one
 
 
+class _Events(EventsProcessor):
+    """Lets a session that has begun hear what came before its end: grpclib's own forgets what is not read yet."""
+
+    def process_stream_reset(self, event: StreamReset) -> None:
+        self._end()
+        super().process_stream_reset(event)
+
+    def close(self, reason: str = "Connection closed") -> None:
+        self._end()
+        super().close(reason)
+
+    def _end(self) -> None:
+        for stream in [stream for stream in self.streams.values() if stream.headers is not None]:
+            stream.__ended__()
+            stream.wrapper = None  # through which it would be cancelled
+
+
 class _Protocol(H2Protocol):
-    """Says when its socket is closed."""
+    """A connection that notices a silent peer in time, and says when its socket is closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.lost = asyncio.Event()
         super().connection_made(transport)
+        self.processor = _Events(self.handler, self.connection)
+        # grpclib closes after the keepalive's time-out, which waits for a peer that takes nothing: the kernel does not.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            within = round(self.config._keepalive_timeout * 1_000)
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, within)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
@@ -91,7 +115,7 @@ async def connect(
 
 def _tls(roots: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=roots)
+    context.load_verify_locations(cadata=roots.encode("ascii", "ignore").decode())  # comments may be in any language
     context.set_alpn_protocols(["h2"])
     return context
 

@@ -120,7 +120,8 @@ def _keys(text: str) -> Mapping[str, str]:
 
 
 def _address(text: str) -> str:
-    if not text or any(c.isspace() for c in text):
+    host, _, port = text.rpartition(":")
+    if not host or "/" in host or any(c.isspace() for c in text) or not (port.isdecimal() and 0 < int(port) < 65_536):
         raise ValueError("host:port of the broker")
     return text
 

@@ -99,14 +99,22 @@ class Accounts:
 
     def count(self, effects: list[Effect]) -> None:
         """The effects of one event, all of them."""
-        for at, effect in enumerate(effects, 1):
+        ended: dict[str, None] = {}
+        for effect in effects:
             if isinstance(effect, Decision):
+                ended.pop(effect.call_id, None)
                 self._decided(effect)
             elif isinstance(effect, Settled):
-                self._settled(effect, ends=at == len(effects) or not _goes_on(effect.call_id, effects[at:]))
+                ended[effect.call_id] = None
+                self._settled(effect)
             elif isinstance(effect, Requeued):
+                ended.pop(effect.call_id, None)
                 retries = self._account(effect.party, effect.pool).retries
                 retries[effect.reason] = retries.get(effect.reason, 0) + 1
+        for call_id in ended:
+            found = self._open.pop(call_id, None)
+            if found is not None:
+                found.came.ended += 1
 
     def _account(self, party: Party, pool: str) -> Account:
         key = (pool, party.tier, party.tenant, party.task_type)
@@ -140,15 +148,9 @@ class Accounts:
             self._open.pop(decision.call_id, None)
             decided.came.ended += 1
 
-    def _settled(self, effect: Settled, *, ends: bool) -> None:
+    def _settled(self, effect: Settled) -> None:
         granted = self._open.get(effect.call_id)
-        if granted is None:
-            account = self._account(effect.party, effect.pool)
-        else:
-            account = granted.account
-            if ends:
-                del self._open[effect.call_id]
-                granted.came.ended += 1
+        account = granted.account if granted is not None else self._account(effect.party, effect.pool)
         account.answers[effect.error_class] = account.answers.get(effect.error_class, 0) + 1
         account.reserved += effect.reserved_tokens
         used = effect.used_tokens
@@ -160,8 +162,3 @@ class Accounts:
             account.ratios.reserved.add(effect.reserved_tokens / used)
             if effect.input_tokens > 0:
                 account.ratios.expected.add(effect.estimated_input / effect.input_tokens)
-
-
-def _goes_on(call_id: str, later: list[Effect]) -> bool:
-    """Whether a call whose attempt has ended was given another one, or an answer, in `later`."""
-    return any(isinstance(effect, Decision | Requeued) and effect.call_id == call_id for effect in later)
