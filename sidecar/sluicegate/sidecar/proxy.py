@@ -177,9 +177,9 @@ class Proxy:
         raise RefusedError(refuse(404, Reason.UNKNOWN_MODEL, text, pool=route.pool))
 
     async def _serve(self, request: web.BaseRequest, inbound: Inbound) -> web.StreamResponse:
-        if self._s.tracing is None:
+        trace = None if self._s.tracing is None else self._s.tracing.call(inbound)
+        if trace is None:
             return await self._call(request, inbound, None)
-        trace = self._s.tracing.call(inbound)
         status = None
         try:
             response = await self._call(request, inbound, trace)

@@ -36,6 +36,7 @@ from sluicegate.wire.words import ErrorClass, Outcome
 
 log = logging.getLogger(__name__)
 _PROPAGATOR = TraceContextTextMapPropagator()
+_POST = {semconv.HTTP_METHOD: "POST"}
 _STOP_WITHIN = 2.0
 
 
@@ -54,13 +55,12 @@ class Tracing:
         self._provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("sluicegate.sidecar", version, semconv.SCHEMA_URL)
 
-    def call(self, inbound: Inbound) -> CallTrace:
-        """A call begins."""
+    def call(self, inbound: Inbound) -> CallTrace | None:
+        """A call begins; None where it is not sampled."""
         parent = _PROPAGATOR.extract(inbound.headers)
         operation = semconv.OPERATIONS[inbound.api.wire]
-        attributes = {semconv.HTTP_METHOD: "POST"}
-        span = self._tracer.start_span(f"sluicegate {operation}", parent, SpanKind.SERVER, attributes)
-        return CallTrace(self, span, operation, inbound)
+        span = self._tracer.start_span(f"sluicegate {operation}", parent, SpanKind.SERVER, _POST)
+        return CallTrace(self, span, operation, inbound) if span.is_recording() else None
 
     def attempt(self, call: CallTrace, name: str, attributes: Mapping[str, str | int]) -> Span:
         """One of its attempts begins."""
@@ -96,11 +96,9 @@ class CallTrace:
         self._operation = operation
         self._inbound = inbound
 
-    def attempt(self, grant: pb.Grant, number: int, route: Route | None) -> AttemptTrace | None:
-        """The attempt that `grant` allows begins, the call's `number`th; None where the call is not sampled."""
+    def attempt(self, grant: pb.Grant, number: int, route: Route | None) -> AttemptTrace:
+        """The attempt that `grant` allows begins, the call's `number`th."""
         span = self.span
-        if not span.is_recording():
-            return None
         for name, text in (
             (semconv.POOL, grant.pool),
             (semconv.TENANT, grant.tenant),
@@ -129,17 +127,16 @@ class CallTrace:
     def became(self, outcome: Outcome, reason: str, attempts: int, waited: float) -> None:
         """What the app is told of the call. `waited`: seconds so far, for one that got no slot in the end."""
         span = self.span
-        if span.is_recording():
-            span.set_attribute(semconv.OUTCOME, outcome)
-            span.set_attribute(semconv.REASON, reason)
-            span.set_attribute(semconv.ATTEMPTS, attempts)
-            if outcome is Outcome.REJECTED:
-                span.set_attribute(semconv.QUEUE_WAIT, waited)
+        span.set_attribute(semconv.OUTCOME, outcome)
+        span.set_attribute(semconv.REASON, reason)
+        span.set_attribute(semconv.ATTEMPTS, attempts)
+        if outcome is Outcome.REJECTED:
+            span.set_attribute(semconv.QUEUE_WAIT, waited)
 
     def end(self, status: int | None) -> None:
         """The app has its response, or went away (None)."""
         span = self.span
-        if status is not None and span.is_recording():
+        if status is not None:
             span.set_attribute(semconv.HTTP_STATUS, status)
             if status >= 500:
                 span.set_attribute(semconv.ERROR_TYPE, str(status))
