@@ -99,22 +99,21 @@ class Accounts:
 
     def count(self, effects: list[Effect]) -> None:
         """The effects of one event, all of them."""
-        ended: dict[str, None] = {}
+        settled = False
         for effect in effects:
             if isinstance(effect, Decision):
-                ended.pop(effect.call_id, None)
                 self._decided(effect)
             elif isinstance(effect, Settled):
-                ended[effect.call_id] = None
+                settled = True
                 self._settled(effect)
             elif isinstance(effect, Requeued):
-                ended.pop(effect.call_id, None)
                 retries = self._account(effect.party, effect.pool).retries
                 retries[effect.reason] = retries.get(effect.reason, 0) + 1
-        for call_id in ended:
-            found = self._open.pop(call_id, None)
-            if found is not None:
-                found.came.ended += 1
+        if settled:
+            for call_id in _ended(effects):
+                found = self._open.pop(call_id, None)
+                if found is not None:
+                    found.came.ended += 1
 
     def _account(self, party: Party, pool: str) -> Account:
         key = (pool, party.tier, party.tenant, party.task_type)
@@ -162,3 +161,17 @@ class Accounts:
             account.ratios.reserved.add(effect.reserved_tokens / used)
             if effect.input_tokens > 0:
                 account.ratios.expected.add(effect.estimated_input / effect.input_tokens)
+
+
+def _ended(effects: list[Effect]) -> list[str]:
+    """The calls that ended: no answer or further attempt follows their settlement."""
+    first = effects[0]
+    if len(effects) == 1 and isinstance(first, Settled):
+        return [first.call_id]
+    ended: dict[str, None] = {}
+    for effect in effects:
+        if isinstance(effect, Settled):
+            ended[effect.call_id] = None
+        elif isinstance(effect, Decision | Requeued):
+            ended.pop(effect.call_id, None)
+    return list(ended)
