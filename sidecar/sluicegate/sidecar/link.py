@@ -97,9 +97,10 @@ async def connect(
 ) -> AsyncGenerator[tuple[SessionStream, Channel]]:
     """A Session stream on a connection of its own, made with its first message and closed with it.
 
-    `address` is host:port; `roots` are the authorities' certificates in PEM, none: plain text. Both ends of the stream
-    raise GRPCError with the broker's status, StreamTerminatedError where the connection is lost, OSError where there
-    is none. Closing the channel ends both.
+    `address` is host:port; `roots` are the authorities' certificates in PEM, none: plain text. The first message and
+    its answer raise OSError where there is no connection, GRPCError or StreamTerminatedError where it ends. After them
+    its end is None from `recv_message`; a StreamTerminatedError that leaves this context then gives way to a GRPCError
+    with the broker's status, where it gave one. Closing the channel ends both ways.
     """
     host, _, port = address.rpartition(":")
     channel = _Channel(
@@ -126,6 +127,5 @@ def _configuration(keepalive: Keepalive) -> Configuration:
         _keepalive_timeout=keepalive.timeout,
         _keepalive_permit_without_calls=True,
         _http2_max_pings_without_data=0,  # any number
-        _http2_min_sent_ping_interval_without_data=keepalive.interval
-        / 2,  # at the interval itself every other is left out
+        _http2_min_sent_ping_interval_without_data=keepalive.minimum,  # at the interval itself some would be left out
     )
