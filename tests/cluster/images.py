@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images of the cluster tests, built here and kept outside the checkout, keyed by what they are made of.
 
-`$XDG_CACHE_HOME/sluicegate/images` holds a Debian base (mmdebstrap), buildah's own store, and an archive per image for
-containerd. No registry is asked.
+`$XDG_CACHE_HOME/sluicegate/images` holds a Debian base (mmdebstrap) and an archive per image for containerd: the newest
+of each. Buildah's store is there only while something is built: kept with its layers, it would grow by gigabytes with
+each change of the product. No registry is asked.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.machine import run
@@ -63,30 +66,16 @@ def archives(version: str) -> list[Path]:
             _archive("app", _digest(ground, *sorted(_HERE.glob("app*")))),
             _archive("product", _digest(ground, *sources)),
         )
-        if not pause.exists():
-            _build_pause(pause)
-        if not app.exists() or not product.exists():
-            _build_base(ground)
-        if not app.exists():
-            _say("building the image of the test's app")
-            secrets = _secrets()
-            command = [
-                *_buildah(),
-                "build",
-                "--isolation=chroot",
-                "--layers",
-                f"--build-arg=BASE_IMAGE={_BASE}",
-                *secrets,
-            ]
-            run([*command, f"--tag={APP}", f"--file={_HERE / 'app.Dockerfile'}", _HERE], "no app image", timeout=_LONG)
-            _push(APP, app)
-        if not product.exists():
-            _say("building the product's image")
-            name = f"{PRODUCT}:{version}"
-            flags = ["BUILD_FLAGS=--isolation=chroot --layers", f"BASE_IMAGE={_BASE}", f"IMAGE={name}"]
-            make = ["make", "images", f"BUILDER={' '.join(_buildah())}", *flags]
-            run(make, "make images failed", cwd=_CHECKOUT, timeout=_LONG)
-            _push(name, product)
+        if not all(path.exists() for path in (pause, app, product)):
+            with _store():
+                if not pause.exists():
+                    _build_pause(pause)
+                if not app.exists() or not product.exists():
+                    _build_base(ground)
+                if not app.exists():
+                    _build_app(app)
+                if not product.exists():
+                    _build_product(product, version)
         return [pause, app, product]
 
 
@@ -124,20 +113,22 @@ def _base_tar() -> Path:
     return tar
 
 
+@contextmanager
+def _store() -> Iterator[None]:
+    """Buildah's store, empty, and gone afterwards. What a killed run left goes first."""
+    shutil.rmtree(cache() / "store", ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(cache() / "store", ignore_errors=True)
+
+
 def _build_base(tar: Path) -> None:
-    stamp = cache() / "base-image"
-    if stamp.exists() and stamp.read_text() == tar.name and _in_store(_BASE):
-        return
     recipe = cache() / "base.Dockerfile"
     recipe.write_text(f'FROM scratch\nADD {tar.name} /\nCMD ["python3"]\n')
     ignore = cache() / ".dockerignore"
     ignore.write_text(f"*\n!{tar.name}\n")
     run([*_buildah(), "build", f"--tag={_BASE}", f"--file={recipe}", cache()], "no base image", timeout=_LONG)
-    stamp.write_text(tar.name)
-
-
-def _in_store(name: str) -> bool:
-    return name in run([*_buildah(), "images", "--format={{.Name}}:{{.Tag}}"], "buildah's store cannot be read")
 
 
 def _build_pause(archive: Path) -> None:
@@ -147,6 +138,23 @@ def _build_pause(archive: Path) -> None:
     (recipe / "Dockerfile").write_text('FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nCMD ["/pause"]\n')
     run([*_buildah(), "build", f"--tag={PAUSE}", f"--file={recipe / 'Dockerfile'}", recipe], "no pause image")
     _push(PAUSE, archive)
+
+
+def _build_app(archive: Path) -> None:
+    _say("building the image of the test's app")
+    options = ["--isolation=chroot", f"--build-arg=BASE_IMAGE={_BASE}", *_secrets()]
+    recipe = f"--file={_HERE / 'app.Dockerfile'}"
+    run([*_buildah(), "build", *options, f"--tag={APP}", recipe, _HERE], "no app image", timeout=_LONG)
+    _push(APP, archive)
+
+
+def _build_product(archive: Path, version: str) -> None:
+    _say("building the product's image")
+    name = f"{PRODUCT}:{version}"
+    flags = ["BUILD_FLAGS=--isolation=chroot", f"BASE_IMAGE={_BASE}", f"IMAGE={name}"]
+    make = ["make", "images", f"BUILDER={' '.join(_buildah())}", *flags]
+    run(make, "make images failed", cwd=_CHECKOUT, timeout=_LONG)
+    _push(name, archive)
 
 
 def _push(name: str, archive: Path) -> None:
@@ -162,7 +170,7 @@ def _push(name: str, archive: Path) -> None:
 
 def _buildah() -> list[str]:
     store = cache() / "store"
-    return ["buildah", f"--root={store}", "--runroot=/run/sluicegate-test-buildah", "--storage-driver=vfs"]
+    return ["buildah", f"--root={store / 'root'}", f"--runroot={store / 'run'}", "--storage-driver=vfs"]
 
 
 def _secrets() -> list[str]:
