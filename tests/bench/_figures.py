@@ -24,8 +24,10 @@ class Figures:
         self._seen: dict[str, list[float]] = defaultdict(list)
         self._missed: list[str] = []
         self.known = {"Sluicegate": _commit(), **_peers.versions()}
+        self._awake = _process.awake()
+        self.idle = "sleep" if self._awake is None else "are kept awake"
         print(f"{_process.machine()}; measured on core {_process.MEASURED}, everything else on core {_process.OTHERS}")
-        print(f"the broker's core is {_process.BROKER}")
+        print(f"idle cores {self.idle}; the broker's core is {_process.BROKER}")
         print(", ".join(f"{name} {version}" for name, version in self.known.items()))
         if _process.MEASURED == _process.OTHERS:
             print("ONE CORE: load and what is measured share it; latencies say little")
@@ -70,6 +72,7 @@ class Figures:
         content = {
             "machine": _process.machine(),
             "core": _process.BROKER,
+            "idle cores": self.idle,
             "versions": self.known,
             "rounds": self._seen,
             "medians": {name: self.median(name) for name in self._seen},

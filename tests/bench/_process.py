@@ -10,6 +10,7 @@ import platform
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -130,6 +131,23 @@ def load(*arguments: object, core: int | None = OTHERS) -> Any:
     """Runs the load program to its end, beside what is measured; its one line of figures."""
     with Program([_peers.load(), *arguments], core, talks=True) as program:
         return program.hear()
+
+
+def awake() -> IO[bytes] | None:
+    """Idle cores poll instead of sleeping while the file is open; None where they sleep: where the machine does not
+    let us, and where SLUICEGATE_BENCH_SLEEP is set.
+
+    To wake a core that sleeps costs up to a millisecond in a virtual machine, by what the host does. PM QoS
+    (https://docs.kernel.org/power/pm_qos_interface.html): the latency in microseconds that is allowed, for all cores.
+    """
+    if os.environ.get("SLUICEGATE_BENCH_SLEEP"):
+        return None
+    try:
+        file = Path("/dev/cpu_dma_latency").open("wb", buffering=0)  # noqa: SIM115
+    except OSError:
+        return None
+    file.write((0).to_bytes(4, sys.byteorder))
+    return file
 
 
 def free_port() -> int:
