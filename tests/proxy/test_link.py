@@ -221,6 +221,19 @@ async def test_the_file_of_authorities_is_read_anew_for_each_session(tmp_path: P
         await eventually(lambda: client.connected)
 
 
+async def test_what_was_said_before_the_stop_arrives():
+    broker = ScriptedBroker([])
+    said = [f"{number}" for number in range(8_000)]
+    async with serving(broker) as port:
+        client = BrokerClient(f"127.0.0.1:{port}", HELLO.hello, Metrics())
+        await client.start()
+        assert await client.ready(5)
+        for call in said:
+            client.settle(pb.Settlement(call_id=call, attempt=1))
+        await client.stop(10)
+        assert [settlement.call_id for settlement in broker.settlements] == said
+
+
 async def test_stopping_while_the_connection_breaks_ends():
     """The loss of the connection can take the place of the cancellation."""
     for after in (0.0, 0.001, 0.003):

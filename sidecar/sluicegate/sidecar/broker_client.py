@@ -70,7 +70,6 @@ class BrokerClient:
         self._calls: dict[str, HeldCall] = {}
         self._out = Outbox()
         self._wake = asyncio.Event()
-        self._flushed = asyncio.Event()
         self._heard = asyncio.Event()
         self._away_since: float | None = None
         self._stopping = False
@@ -94,17 +93,14 @@ class BrokerClient:
         return True
 
     async def stop(self, flush: float = 1.0) -> None:
-        """Says what is still to be said, for at most `flush` seconds, and ends the session."""
+        """Says what is still to be said and ends the session once the broker has it, or after `flush` seconds."""
         self._stopping = True
-        if self.connected and self._out:
-            self._flushed.clear()
-            self._wake.set()
-            try:
-                async with asyncio.timeout(flush):
-                    await self._flushed.wait()
-            except TimeoutError:
-                log.warning("the broker did not take the last messages within %g s", flush)
+        self._wake.set()
         if self._task is not None:
+            if self.connected:
+                _, late = await asyncio.wait([self._task], timeout=flush)
+                if late:
+                    log.warning("the broker did not take the last messages within %g s", flush)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for call in list(self._calls.values()):
@@ -275,11 +271,11 @@ class BrokerClient:
             try:
                 await self._session()
             except Exception as problem:  # noqa: BLE001 - whatever a peer sends, the next session may be a good one
-                if not self._pause:  # else it was asked to come back later
+                if not self._pause and not self._stopping:  # else its end was asked for
                     code, why = _told(problem)
                     level = logging.WARNING if failures == 0 else logging.DEBUG
                     log.log(level, "no session with the broker at %s: %s (%s)", self._address, code, why)
-            if self._stopping:  # a connection that is lost meanwhile takes the place of the cancellation
+            if self._stopping:  # and one that is lost meanwhile takes the place of the cancellation
                 return
             self._metrics.session_failures(code).inc()
             failures = 0 if self.connected else failures + 1
@@ -337,15 +333,18 @@ class BrokerClient:
         self._wake.set()
 
     async def _write(self, stream: SessionStream, channel: Channel) -> None:
+        """Sends what is to be said; at the stop it ends its side, and the broker the other when it has read all."""
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._out:
                     await stream.send_message(self._out.take())
-                self._flushed.set()
-        finally:
+                if self._stopping:
+                    return await stream.end()
+        except BaseException:
             channel.close()  # a session that nobody writes to is none
+            raise
 
     def _read(self, message: pb.SessionResponse) -> None:
         if message.HasField("welcome"):
