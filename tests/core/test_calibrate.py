@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,22 @@ def test_after_twenty_calls_an_estimate_is_within_a_tenth():
 def test_an_exact_estimate_stays_and_only_its_output_is_learned():
     corrected = taught([(1000, 1400)] * 20).correct(asked(exact=True), "p", "m", "chat")
     assert (corrected.input_tokens, corrected.output_tokens) == (1000, 50)
+
+
+def test_a_correction_touches_what_was_learned_and_nothing_else():
+    estimate = Estimate(
+        input_tokens=1000,
+        output_tokens=256,
+        max_output_tokens=300,
+        characters=4000,
+        choices=3,
+        least_input_tokens=600,
+        images=2,
+        image_tokens=400,
+    )
+    corrected = taught([(1000, 1500)] * 20).correct(estimate, "p", "m", "chat")
+    learned = {"input_tokens": 1501, "output_tokens": 50, "least_input_tokens": 901, "image_tokens": 601}  # rounded up
+    assert asdict(corrected) == {**asdict(estimate), **learned}
 
 
 def test_the_narrowest_key_that_knows_enough_speaks():

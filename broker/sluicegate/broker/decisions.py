@@ -69,6 +69,8 @@ class DecisionLog:
             path.open("a", encoding="utf-8").close()  # a path that cannot be written fails at the start
 
     def witness(self, effects: list[Effect], wall_offset: float) -> None:
+        if self._path is None and not self._watchers:
+            return
         for effect in effects:
             if isinstance(effect, Decision):
                 item = (effect, effect.at + wall_offset)

@@ -60,6 +60,8 @@ ON_BROKER_UNAVAILABLE = EnumCodec(
 
 def to_duration(seconds: float) -> Duration:
     """`seconds` as a Duration, to the nanosecond. Raises ValueError for NaN."""
+    if seconds == 0:  # most calls have not waited
+        return Duration()
     if math.isnan(seconds):
         raise ValueError("a duration cannot be NaN")
     clamped = max(-MAX_DURATION, min(MAX_DURATION, seconds))

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import gt
 
 from sluicegate.broker.core import charge as rules
 from sluicegate.broker.core.bucket import Bucket
@@ -109,9 +110,8 @@ class Budget:
 
     def charge(self, estimate: Estimate, kind: str) -> Charge:
         """What a call of `kind` (its model) costs: the provider's admission rule x the learned share."""
-        base = rules.admission(self._config.provider, estimate, self._config.dialect)
-        tokens = base.input_tokens + self._share.of(kind) * base.output_tokens if self._learns else base.tokens
-        return Charge(base.requests, tokens, base.input_tokens, base.output_tokens, kind)
+        share = self._share.of(kind) if self._learns else 1.0
+        return rules.admission(self._config.provider, estimate, self._config.dialect, kind, share)
 
     def never_fits(self, charge: Charge) -> tuple[MeterKey, float] | None:
         """The first meter that can never hold `charge`, and the most that it can ever hold."""
@@ -193,10 +193,10 @@ class Budget:
             before = meter.room(now)
             own = 0.0 if meter.terms.on_completion else call.charge.of(meter.key.resource)
             meter.observe(reading, call.granted_at, own, now)
-            if isinstance(meter, Bucket) and meter.key == self._learning_meter():
+            if isinstance(meter, Bucket) and meter is self._learning_meter():
                 self._spans.observe(reading, meter, call.granted_at, call.charge, now)
             after = meter.room(now)
-            grown = grown or not isinstance(meter, Bucket) or any(a > b for a, b in zip(after, before, strict=True))
+            grown = grown or not isinstance(meter, Bucket) or any(map(gt, after, before))
         if not call.answered:
             call.answered = True
             for meter in self._meters.values():
@@ -283,11 +283,13 @@ class Budget:
 
     # ---- which meter a reading speaks of
 
-    def _learning_meter(self) -> MeterKey | None:
-        if not self._learns:
-            return None
-        keys = [key for key in self._meters if key.resource is Resource.TOKENS]
-        return min(keys, key=lambda key: key.window, default=None)
+    def _learning_meter(self) -> Meter | None:
+        shortest: Meter | None = None
+        if self._learns:
+            for key, meter in self._meters.items():
+                if key.resource is Resource.TOKENS and (shortest is None or key.window < shortest.key.window):
+                    shortest = meter
+        return shortest
 
     def _meter_of(self, reading: MeterReading, now: float) -> Meter | None:
         anthropic = self._config.provider is Provider.ANTHROPIC

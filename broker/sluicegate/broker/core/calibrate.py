@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sluicegate.wire.values import Estimate, Usage
 
@@ -83,12 +83,16 @@ class Calibration:
             output = min(output, estimate.max_output_tokens)
         if factor == 1.0 and output == estimate.output_tokens:
             return estimate
-        return replace(
-            estimate,
-            input_tokens=math.ceil(estimate.input_tokens * factor),
-            least_input_tokens=math.ceil(estimate.least_input_tokens * factor),
-            image_tokens=math.ceil(estimate.image_tokens * factor),
-            output_tokens=output,
+        return Estimate(  # dataclasses.replace takes twice as long
+            math.ceil(estimate.input_tokens * factor),
+            output,
+            estimate.max_output_tokens,
+            estimate.characters,
+            estimate.choices,
+            math.ceil(estimate.least_input_tokens * factor),
+            estimate.images,
+            math.ceil(estimate.image_tokens * factor),
+            estimate.exact,
         )
 
     def learn(self, estimate: Estimate, usage: Usage, pool: str, model: str, task_type: str) -> None:

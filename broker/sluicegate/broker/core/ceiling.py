@@ -79,7 +79,10 @@ class TenantCeilings:
 
     def ready_at(self, usage: Charge, now: float) -> float:
         """When `usage` fits under every ceiling: `now` or later, absolute seconds."""
-        return max((window.ready_at(usage.of(window.ceiling.resource), now) for window in self._windows), default=now)
+        ready = now
+        for window in self._windows:
+            ready = max(ready, window.ready_at(usage.of(window.ceiling.resource), now))
+        return ready
 
     def debit(self, usage: Charge, now: float) -> None:
         for window in self._windows:

@@ -164,8 +164,9 @@ def _count(value: float | None) -> float:
     return sane(value) or 0.0
 
 
-def admission(provider: Provider, estimate: Estimate, dialect: str = "") -> Charge:
-    """The largest plausible charge of a call. Absurd estimates (negative, not finite) count as 0, never as credit."""
+def admission(provider: Provider, estimate: Estimate, dialect: str = "", kind: str = "", share: float = 1.0) -> Charge:
+    """The largest plausible charge of a call of `kind`. Absurd estimates (negative, not finite) count as 0, never as
+    credit. `share`: the part of the cap on output that Tokens turned out to count, where they count the cap."""
     characters = math.ceil(_count(estimate.characters) / 4)
     given = _count(estimate.input_tokens)
     images = _count(estimate.images) * IMAGE_TOKENS
@@ -180,11 +181,11 @@ def admission(provider: Provider, estimate: Estimate, dialect: str = "") -> Char
                 output = 0.0
             else:
                 output = (max(expected, UNCAPPED_OUTPUT) if cap is None else cap) * choices
-            return Charge(1.0, given + output, given, output)
+            return Charge(1.0, given + share * output, given, output, kind)
         case Counts.REAL:
-            return Charge(1.0, given + bounded * choices, given, bounded * choices)
+            return Charge(1.0, given + bounded * choices, given, bounded * choices, kind)
         case Counts.INPUT:
-            return Charge(1.0, given, given, bounded * choices)
+            return Charge(1.0, given, given, bounded * choices, kind)
 
 
 def corrected(provider: Provider, charge: Charge, usage: Usage, dialect: str = "") -> Charge:

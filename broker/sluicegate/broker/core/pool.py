@@ -333,7 +333,8 @@ class Pool:
                 opened,
             )
         )
-        return ready, event.error_class is not ErrorClass.NONE or charge != call.charge or flow.ceilings is not None
+        changed = charge is not call.charge and charge != call.charge
+        return ready, event.error_class is not ErrorClass.NONE or changed or flow.ceilings is not None
 
     def _retry(self, call: Call, event: Settle, ready: float, now: float, out: list[Effect]) -> None:
         line = self._line

@@ -7,8 +7,6 @@ but do not rank tenants. Figures of the budget are read now and then, not for ea
 
 from __future__ import annotations
 
-from operator import attrgetter
-
 from sluicegate.broker.core.budget import Budget
 from sluicegate.broker.core.units import Charge
 
@@ -27,7 +25,6 @@ class Ranking:
         ranking = ranking or [meter for meter in meters if meter.key.window < _HOUR] or list(meters)
         self.meters = tuple(meter.key for meter in ranking)
         self.continuous = frozenset(key for key in self.meters if key in effective)
-        self._amounts = [attrgetter(key.resource.value) for key in self.meters]
         self._budget = budget
         self.read_limits(now)
 
@@ -54,8 +51,11 @@ class Ranking:
 
     def vector(self, charge: Charge) -> tuple[float, ...]:
         """`charge` on each meter."""
-        return tuple([amount(charge) for amount in self._amounts])
+        return tuple([charge.of(key.resource) for key in self.meters])
 
     def share(self, vector: tuple[float, ...]) -> float:
         """The dominant share of a charge: the most seconds of any limit's rate that it takes."""
-        return max([amount / limit for amount, limit in zip(vector, self._nominal, strict=True)], default=0.0)
+        most = 0.0
+        for number, nominal in enumerate(self._nominal):
+            most = max(most, vector[number] / nominal)
+        return most
