@@ -13,14 +13,17 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from grpclib.client import Channel, Handler, Stream, StreamStreamMethod
 from grpclib.config import Configuration
 from grpclib.protocol import EventsProcessor, H2Protocol
-from h2.events import StreamReset
 
 from sluicegate.v1 import budget_service_pb2 as pb
 from sluicegate.wire.channel import KEEPALIVE, Keepalive
+
+if TYPE_CHECKING:
+    from h2.events import StreamReset
 
 SessionStream = Stream[pb.SessionRequest, pb.SessionResponse]
 
