@@ -137,16 +137,17 @@ def awake() -> IO[bytes] | None:
     """Idle cores poll instead of sleeping while the file is open; None where they sleep: where the machine does not
     let us, and where SLUICEGATE_BENCH_SLEEP is set.
 
-    To wake a core that sleeps costs up to a millisecond in a virtual machine, by what the host does. PM QoS
-    (https://docs.kernel.org/power/pm_qos_interface.html): the latency in microseconds that is allowed, for all cores.
+    To wake a core that sleeps costs up to a millisecond in a virtual machine, by what the host does. Who wakes the
+    other core more often for a call gains more by this: the sidecar, which asks its broker first, more than LiteLLM.
+    PM QoS (https://docs.kernel.org/power/pm_qos_interface.html): the latency in microseconds that is allowed.
     """
     if os.environ.get("SLUICEGATE_BENCH_SLEEP"):
         return None
     try:
         file = Path("/dev/cpu_dma_latency").open("wb", buffering=0)  # noqa: SIM115
+        file.write((0).to_bytes(4, sys.byteorder))
     except OSError:
         return None
-    file.write((0).to_bytes(4, sys.byteorder))
     return file
 
 

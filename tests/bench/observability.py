@@ -5,7 +5,8 @@ The broker with and without its metrics; the sidecar without metrics, with them,
 hundred as well, sent to a collector twice a second, ten times as often as by default, so that its cost falls into
 their turn. All stand at once on one core and get the same load in turns, short ones and in
 turned order, since a shared machine is not equally fast all the time; each page of metrics is read once in a turn. A
-cost is the median of what each round says, in CPU per call: what is saturated serves that much less.
+cost is the median of what each round says, in CPU per call: what is saturated serves that much less. All are started
+anew now and then, since one process is a per cent faster than its twin.
 """
 
 from __future__ import annotations
@@ -48,10 +49,28 @@ def counted(page: str) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--starts", type=int, default=6, help="of all programs: one start is a per cent off another")
+    parser.add_argument("--rounds", type=int, default=4, help="of each start")
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     figures = Figures("observability")
+    names: list[str] = []
+    for _ in range(options.starts):
+        names = _start(figures, options.rounds, options.seconds)
+    figures.table(["CPU us/call", "calls/s", "RSS MB"], names)
+    for dear, cheap in (
+        (f"broker {COUNTED}", f"broker {PLAIN}"),
+        (f"sidecar {COUNTED}", f"sidecar {PLAIN}"),
+        (f"sidecar {TRACED}", f"sidecar {COUNTED}"),
+    ):
+        rounds = zip(figures.rounds(f"{dear} CPU us/call"), figures.rounds(f"{cheap} CPU us/call"), strict=True)
+        cost = statistics.median(1 - less / more for more, less in rounds)
+        figures.bar(f"{dear}: part of the throughput", cost, BAR)
+    return figures.save()
+
+
+def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
+    """Starts every program, and measures them in turns; their names."""
     with contextlib.ExitStack() as stack:
         made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
@@ -75,10 +94,10 @@ def main() -> int:
         for name, it in sidecars.items():
             runs.append((f"sidecar {name}", it, ["http", "--connections", 32, "--url", it.chat]))
         calls = dict.fromkeys((name for name, _, _ in runs), 0)
-        for number in range(options.rounds + 1):
+        for number in range(rounds + 1):
             for name, it, command in runs if number % 2 else reversed(runs):
                 before = it.program.cpu
-                result = load(*command, "--seconds", options.seconds)
+                result = load(*command, "--seconds", seconds)
                 calls[name] += result["done"]
                 if PLAIN not in name:  # a scrape in each turn
                     read(f"{it.admin}/metrics")
@@ -93,16 +112,7 @@ def main() -> int:
         if (exports := float(read(f"{collecting}/exports"))) == 0:
             raise RuntimeError("no traces arrived")
         figures.add("trace exports", exports)
-    figures.table(["CPU us/call", "calls/s", "RSS MB"], [name for name, _, _ in runs])
-    for dear, cheap in (
-        (f"broker {COUNTED}", f"broker {PLAIN}"),
-        (f"sidecar {COUNTED}", f"sidecar {PLAIN}"),
-        (f"sidecar {TRACED}", f"sidecar {COUNTED}"),
-    ):
-        rounds = zip(figures.rounds(f"{dear} CPU us/call"), figures.rounds(f"{cheap} CPU us/call"), strict=True)
-        cost = statistics.median(1 - less / more for more, less in rounds)
-        figures.bar(f"{dear}: part of the throughput", cost, BAR)
-    return figures.save()
+    return [name for name, _, _ in runs]
 
 
 if __name__ == "__main__":

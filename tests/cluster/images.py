@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images of the cluster tests, built here and kept outside the checkout, keyed by what they are made of.
 
-`$XDG_CACHE_HOME/sluicegate/images` holds a Debian base (mmdebstrap) and an archive per image for containerd: the newest
-of each. Buildah's store is there only while something is built: kept with its layers, it would grow by gigabytes with
-each change of the product. No registry is asked.
+`$XDG_CACHE_HOME/sluicegate/images` holds a Debian base (mmdebstrap) and the newest archive of each image, for
+containerd. Buildah's store is there only while something is built: kept with its layers, which would spare a change of
+the product half a minute, it would grow by gigabytes with each. No registry is asked.
 """
 
 from __future__ import annotations
@@ -115,12 +115,14 @@ def _base_tar() -> Path:
 
 @contextmanager
 def _store() -> Iterator[None]:
-    """Buildah's store, empty, and gone afterwards. What a killed run left goes first."""
-    shutil.rmtree(cache() / "store", ignore_errors=True)
+    """Buildah's store, empty, and gone afterwards. What a killed run left goes first. Raises OSError where it stays."""
+    store = cache() / "store"
+    if store.exists():
+        shutil.rmtree(store)
     try:
         yield
     finally:
-        shutil.rmtree(cache() / "store", ignore_errors=True)
+        shutil.rmtree(store)
 
 
 def _build_base(tar: Path) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +55,10 @@ def test_a_correction_touches_what_was_learned_and_nothing_else():
     corrected = taught([(1000, 1500)] * 20).correct(estimate, "p", "m", "chat")
     learned = {"input_tokens": 1501, "output_tokens": 50, "least_input_tokens": 901, "image_tokens": 601}  # rounded up
     assert asdict(corrected) == {**asdict(estimate), **learned}
+    unsaid = [f.name for f in fields(estimate) if getattr(estimate, f.name) == f.default]
+    assert unsaid == ["exact"]  # a field that is new here must be in this test, and in `correct`
+    exact = replace(estimate, exact=True)
+    assert taught([(1000, 1500)] * 20).correct(exact, "p", "m", "chat") == replace(exact, output_tokens=50)
 
 
 def test_the_narrowest_key_that_knows_enough_speaks():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 import socket
 import ssl
 import time
@@ -40,6 +41,20 @@ class Refusing(ScriptedBroker):
         await anext(request_iterator)
         yield pb.SessionResponse()
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+
+
+class Dropping(ScriptedBroker):
+    async def Session(self, request_iterator, context):  # noqa: N802 - gRPC's name
+        await anext(request_iterator)
+        yield pb.SessionResponse()
+        await anext(request_iterator)
+        await context.abort(grpc.StatusCode.ABORTED, "another stream took its place")
+
+
+class Deaf(ScriptedBroker):
+    async def Session(self, request_iterator, context):  # noqa: N802 - gRPC's name
+        yield pb.SessionResponse()
+        await asyncio.sleep(60)
 
 
 class Parting(ScriptedBroker):
@@ -232,6 +247,28 @@ async def test_what_was_said_before_the_stop_arrives():
             client.settle(pb.Settlement(call_id=call, attempt=1))
         await client.stop(10)
         assert [settlement.call_id for settlement in broker.settlements] == said
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        (Dropping, "no session with the broker at .*: aborted"),
+        (Deaf, "the broker did not end the session within 0.3 s; what was said last may be lost"),
+    ],
+)
+async def test_a_stop_that_may_have_lost_something_says_so(
+    ending: type[ScriptedBroker], told: str, caplog: pytest.LogCaptureFixture
+):
+    async with serving(ending([])) as port:
+        client = BrokerClient(f"127.0.0.1:{port}", HELLO.hello, Metrics())
+        await client.start()
+        await eventually(lambda: client.connected)
+        client.settle(pb.Settlement(call_id="c", attempt=1))
+        async with asyncio.timeout(3):
+            await client.stop(0.3)
+    logged = [record.message for record in caplog.records if record.name == "sluicegate.sidecar.broker_client"]
+    assert len(logged) == 1
+    assert re.search(told, logged[0])
 
 
 async def test_stopping_while_the_connection_breaks_ends():

@@ -83,7 +83,7 @@ class Outbox:
         return message
 
     def _grown(self) -> None:
-        if len(self._answers) + len(self._rejects) > self._capacity:
+        if len(self) > self._capacity:
             self.stuck = True
             self._answers.clear()
             self._rejects.clear()

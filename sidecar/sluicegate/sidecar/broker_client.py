@@ -93,14 +93,17 @@ class BrokerClient:
         return True
 
     async def stop(self, flush: float = 1.0) -> None:
-        """Says what is still to be said and ends the session once the broker has it, or after `flush` seconds."""
+        """Says what is still to be said and ends the session once the broker has it; at most `flush` seconds.
+
+        A session that breaks meanwhile loses what the broker had not read of it; that is logged.
+        """
         self._stopping = True
         self._wake.set()
         if self._task is not None:
             if self.connected:
                 _, late = await asyncio.wait([self._task], timeout=flush)
                 if late:
-                    log.warning("the broker did not take the last messages within %g s", flush)
+                    log.warning("the broker did not end the session within %g s; what was said last may be lost", flush)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for call in list(self._calls.values()):
@@ -271,11 +274,11 @@ class BrokerClient:
             try:
                 await self._session()
             except Exception as problem:  # noqa: BLE001 - whatever a peer sends, the next session may be a good one
-                if not self._pause and not self._stopping:  # else its end was asked for
+                if not self._pause:  # else it was asked to come back later
                     code, why = _told(problem)
                     level = logging.WARNING if failures == 0 else logging.DEBUG
                     log.log(level, "no session with the broker at %s: %s (%s)", self._address, code, why)
-            if self._stopping:  # and one that is lost meanwhile takes the place of the cancellation
+            if self._stopping:  # a connection that is lost meanwhile takes the place of the cancellation
                 return
             self._metrics.session_failures(code).inc()
             failures = 0 if self.connected else failures + 1
@@ -296,10 +299,12 @@ class BrokerClient:
                 try:
                     while message is not None:
                         self._read(message)
-                        message = None if self._pause else await stream.recv_message()
+                        message = None if self._pause and not self._stopping else await stream.recv_message()
                 finally:
                     writer.cancel()
                     await asyncio.gather(writer, return_exceptions=True)
+                if self._stopping:
+                    return  # unless the broker said, at the end, that something is wrong
             raise StreamTerminatedError("it ended")  # which gives way to what the broker said at the end
 
     async def _roots(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Settled
 from sluicegate.wire.words import ErrorClass, Outcome, Reason
@@ -14,6 +15,7 @@ RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 
 
 _GRANTING = (Outcome.GRANTED, Outcome.FALLBACK_MODEL, Outcome.FALLBACK_POOL)
 _KNOWN = 20_000
+_NONE: Final = ErrorClass.NONE
 
 Labels = tuple[str, str, str, str]
 """Pool, tier, tenant, task type, as metrics name them."""
@@ -157,7 +159,7 @@ class Accounts:
             return
         account.input_tokens += effect.input_tokens
         account.output_tokens += effect.output_tokens
-        if used and effect.error_class == ErrorClass.NONE:
+        if used and effect.error_class == _NONE:
             account.ratios.reserved.add(effect.reserved_tokens / used)
             if effect.input_tokens > 0:
                 account.ratios.expected.add(effect.estimated_input / effect.input_tokens)

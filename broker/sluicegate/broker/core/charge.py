@@ -165,8 +165,9 @@ def _count(value: float | None) -> float:
 
 
 def admission(provider: Provider, estimate: Estimate, dialect: str = "", kind: str = "", share: float = 1.0) -> Charge:
-    """The largest plausible charge of a call of `kind`. Absurd estimates (negative, not finite) count as 0, never as
-    credit. `share`: the part of the cap on output that Tokens turned out to count, where they count the cap."""
+    """The charge of a call of `kind`: the largest plausible, but for `share`, the part of the cap on output that Tokens
+    turned out to count where they count the cap. Absurd estimates (negative, not finite) count as 0, never as credit.
+    """
     characters = math.ceil(_count(estimate.characters) / 4)
     given = _count(estimate.input_tokens)
     images = _count(estimate.images) * IMAGE_TOKENS

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, assert_never
 
 from sluicegate.wire.words import Resource
 
@@ -14,6 +14,7 @@ DAY = 86_400.0
 _REQUESTS: Final = Resource.REQUESTS
 _TOKENS: Final = Resource.TOKENS
 _INPUT_TOKENS: Final = Resource.INPUT_TOKENS
+_OUTPUT_TOKENS: Final = Resource.OUTPUT_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,11 @@ class Charge:
             return self.requests
         if resource is _TOKENS:
             return self.tokens
-        return self.input_tokens if resource is _INPUT_TOKENS else self.output_tokens
+        if resource is _INPUT_TOKENS:
+            return self.input_tokens
+        if resource is _OUTPUT_TOKENS:
+            return self.output_tokens
+        assert_never(resource)
 
 
 @dataclass(frozen=True, slots=True)
