@@ -23,19 +23,21 @@ if TYPE_CHECKING:
 OURS, THEIRS = "#0b7a75", "#c1440e"
 
 
-def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float, str]]) -> None:
-    """Labelled bars on a logarithmic scale, so that ratios are distances."""
+def dots(axes: Axes, title: str, unit: str, rows: list[tuple[str, float, str]]) -> None:
+    """Labelled dots on a logarithmic scale, so that ratios are distances."""
     names = [name for name, _, _ in rows]
     values = [value for _, value, _ in rows]
-    axes.barh(names, values, color=[color for _, _, color in rows])
+    axes.scatter(values, names, color=[color for _, _, color in rows], s=60)
+    axes.grid(axis="x", alpha=0.3)
+    axes.margins(y=0.15)
     axes.set_xscale("log")
     axes.xaxis.set_minor_formatter("")
     axes.invert_yaxis()
     axes.set_title(title, fontsize=11)
-    axes.set_xlabel(unit)
+    axes.set_xlabel(f"{unit}; logarithmic")
     axes.set_xlim(min(values) / 3, max(values) * 4)
     for place, value in enumerate(values):
-        text = f" {value:,.0f}" if value >= 10 else f" {value:.2g}"
+        text = f"   {value:,.0f}" if value >= 10 else f"   {value:.2g}"
         axes.text(value, place, text, va="center", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -50,7 +52,7 @@ def main() -> None:
         return max(float(decisions[f"ratelimit, {kind}, {n} at once per core-second"]) for n in (32, 128, 512))
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 3.6))
-    bars(
+    dots(
         left,
         "Decisions per core-second",
         "a decision: before and after an LLM call; more is better",
@@ -80,7 +82,7 @@ def main() -> None:
             for label, column in columns.items()
             for name, short, color in ((ours, "sidecar", OURS), (theirs, "LiteLLM", THEIRS))
         ]
-        bars(axes, title, unit, rows)
+        dots(axes, title, unit, rows)
     figure.tight_layout()
     target = Path(__file__).parents[2] / "docs" / "images" / "performance.png"
     figure.savefig(target, dpi=110)
