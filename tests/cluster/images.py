@@ -119,6 +119,7 @@ def _store() -> Iterator[None]:
     store = cache() / "store"
     if store.exists():
         shutil.rmtree(store)
+    store.mkdir()
     try:
         yield
     finally:
