@@ -178,15 +178,15 @@ def _phase(
             second = int(record.at) - int(started)
             if record.outcome == "quota" and 0 <= second < len(rejected):
                 rejected[second] += 1
-        tier_share = {}
+        tier_share, largest = {}, {}
         for caller in scene.CALLERS:
             fingerprint = emulator.fingerprint(key_of(caller))
-            got = sum(
+            got = [
                 _amount(record, binding.resource)
                 for record in records
                 if record.key == fingerprint and record.outcome == "ok" and begin <= record.at < end
-            )
-            tier_share[caller.tier] = got / allowed
+            ]
+            tier_share[caller.tier], largest[caller.tier] = sum(got) / allowed, max(got, default=0.0) / allowed
         truths[name] = PoolTruth(
             admitted=pool.accounts.counts.admitted,
             quota_429s=pool.accounts.counts.quota_429,
@@ -195,5 +195,6 @@ def _phase(
             charged_per_second=[(second.ours + second.foreign) / rate for second in series],
             rejected_per_second=rejected,
             tier_share=tier_share,
+            largest=largest,
         )
     return Phase(title=title, seconds=seconds, results=tuple(progress.results), pools=truths)

@@ -22,7 +22,8 @@ class PoolTruth:
     `quota_429s` and `admitted` are the load's own calls, without foreign use. `use`: what the binding limit was charged
     while calls waited, over what it allowed them: its level at the beginning and all that flowed in, less the headroom
     that is reserved for the highest tier. `charged_per_second`: of that meter, as a fraction of its rate;
-    `rejected_per_second`: quota 429s; index = second of the load.
+    `rejected_per_second`: quota 429s; index = second of the load. `tier_share`: what each tier used of what was allowed
+    while calls waited; `largest`: its largest call.
     """
 
     admitted: int
@@ -32,6 +33,7 @@ class PoolTruth:
     charged_per_second: Sequence[float]
     rejected_per_second: Sequence[int]
     tier_share: Mapping[str, float] = field(default_factory=dict[str, float])
+    largest: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,11 @@ def quota_errors_seen(results: Sequence[Result]) -> int:
 def scheduled_checks(
     phase: Phase, *, top_tier: str, guarantees: Mapping[str, float], violations: Sequence[str]
 ) -> list[Check]:
-    """The bars of a run without foreign use. `guarantees`: tier -> share of the binding limit it must get."""
+    """The bars of a run without foreign use. `guarantees`: tier -> share of the binding limit that it is guaranteed.
+
+    A guarantee is in reserved tokens, of which calls use some nine tenths, and one call's worth of it is coming
+    together when the run ends: so much less is asked of what was really used.
+    """
     top = tier_figures(phase.results, top_tier)
     checks = [
         Check("quota 429s", str(phase.quota_429s), "0", phase.quota_429s == 0),
@@ -118,8 +124,9 @@ def scheduled_checks(
     for name, pool in phase.pools.items():
         checks.append(Check(f"use of {name}'s {pool.binding}", f"{pool.use:.1%}", ">= 97 %", pool.use >= 0.97))
         for tier, share in guarantees.items():
-            got = pool.tier_share.get(tier, 0.0)
-            checks.append(Check(f"{tier} guarantee on {name}", f"{got:.1%}", f">= {share:.0%}", got >= share))
+            got, least = pool.tier_share.get(tier, 0.0), 0.9 * share - pool.largest.get(tier, 0.0)
+            what = f"{tier} guarantee of {share:.0%} on {name}"
+            checks.append(Check(what, f"{got:.1%}", f">= {least:.1%}", 0.0 < least <= got))
     return checks
 
 
