@@ -15,7 +15,7 @@ RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 
 
 _GRANTING = (Outcome.GRANTED, Outcome.FALLBACK_MODEL, Outcome.FALLBACK_POOL)
 _KNOWN = 20_000
-_NONE: Final = ErrorClass.NONE
+_NONE: Final = ErrorClass.NONE  # looked up once, as in `units`
 
 Labels = tuple[str, str, str, str]
 """Pool, tier, tenant, task type, as metrics name them."""
