@@ -22,7 +22,7 @@ from typing import IO, Any, Self
 from sluicegate.broker.core import dispatcher
 from tests.bench import _peers
 
-_TICK = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED = 2
 _CORES = sorted(os.sched_getaffinity(0))
 MEASURED = _CORES[0]
 """The core of what is measured."""
@@ -79,9 +79,12 @@ class Program:
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU so far, of all its threads; to a hundredth."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
+        """Seconds of CPU so far, of all its threads.
+
+        To a nanosecond, from the process's own clock, whose id is made as by clock_getcpuclockid(3) of glibc;
+        /proc/PID/stat counts hundredths.
+        """
+        return time.clock_gettime((~self._process.pid << 3) | _CPUCLOCK_SCHED)
 
     @property
     def rss(self) -> float:
