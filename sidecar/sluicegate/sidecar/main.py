@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _MAX_HEADER = 16_384
+_COLLECT = (5_000, 10, 10)
+"""Python's own first threshold, 700, is a few calls in flight: a twentieth of a busy sidecar's time."""
 
 
 @dataclass(slots=True)
@@ -166,6 +169,7 @@ def main() -> int:
     except SettingsError as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
+    gc.set_threshold(*_COLLECT)
     try:
         import uvloop
 
