@@ -222,6 +222,19 @@ async def test_the_app_decides_what_is_sampled_and_the_ratio_where_it_says_nothi
     assert len(kept.spans) == spans
 
 
+async def test_of_calls_without_a_trace_the_ratio_is_sampled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.25")
+    kept = Kept()
+    async with stand(answer, traces=kept.tracing) as at:
+        for _ in range(400):
+            await post(at)
+        ids = {span.context.trace_id for span in kept.spans if span.kind is SpanKind.SERVER}
+    assert 55 < len(ids) < 145  # five standard deviations of 100
+    # The id itself decides, by its right half: whoever samples the trace further on by the same ratio keeps it.
+    assert all(number & ((1 << 64) - 1) < 1 << 62 for number in ids)
+
+
 @pytest.mark.parametrize("bad", ["nonsense", "00-0-0-01", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "ff" * 600])
 async def test_a_traceparent_that_is_none_starts_a_trace_of_its_own(bad: str):
     kept = Kept()

@@ -4,8 +4,9 @@
 A call is a SERVER span under the app's `traceparent`, each of its attempts a CLIENT span under that. A span holds no
 prompt, no answer and no key. This module, and with it OpenTelemetry, is imported only where an endpoint is configured.
 
-The SDK's sampler is parent-based; of a call that is not sampled nothing is kept but its context. Finished spans wait in
-a bounded queue (`OTEL_BSP_MAX_QUEUE_SIZE`) for a thread that sends them; what does not fit is dropped.
+The SDK's sampler is parent-based, and asked before a span is made: a call that is not sampled costs that question.
+Finished spans wait in a bounded queue (`OTEL_BSP_MAX_QUEUE_SIZE`) for a thread that sends them; what does not fit is
+dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sluicegate.sidecar import semconv
@@ -40,6 +43,21 @@ _POST = {semconv.HTTP_METHOD: "POST"}
 _STOP_WITHIN = 2.0
 
 
+class _TraceIds(RandomIdGenerator):
+    """The SDK's, but the next trace gets the id that was drawn for it, about which the sampler was asked."""
+
+    def __init__(self) -> None:
+        self._drawn = self.draw()
+
+    def draw(self) -> int:
+        """The id of the next trace."""
+        self._drawn = super().generate_trace_id()
+        return self._drawn
+
+    def generate_trace_id(self) -> int:
+        return self._drawn
+
+
 class Tracing:
     """One per sidecar. `stop` sends what is left. `processor`: another way out than OTLP."""
 
@@ -51,7 +69,8 @@ class Tracing:
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
         if protocol not in (None, "", "http/protobuf"):
             log.warning("traces are sent as http/protobuf; OTEL_EXPORTER_OTLP_PROTOCOL says %s", protocol)
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._ids = _TraceIds()
+        self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("sluicegate.sidecar", version, semconv.SCHEMA_URL)
 
@@ -59,8 +78,14 @@ class Tracing:
         """A call begins; None where it is not sampled."""
         parent = _PROPAGATOR.extract(inbound.headers)
         operation = semconv.OPERATIONS[inbound.api.wire]
-        span = self._tracer.start_span(f"sluicegate {operation}", parent, SpanKind.SERVER, _POST)
-        return CallTrace(self, span, operation, inbound) if span.is_recording() else None
+        name = f"sluicegate {operation}"
+        theirs = get_current_span(parent).get_span_context()
+        trace_id = theirs.trace_id if theirs.is_valid else self._ids.draw()
+        asked = self._provider.sampler.should_sample(parent, trace_id, name, SpanKind.SERVER, _POST)
+        if asked.decision is Decision.DROP:
+            return None
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, _POST)
+        return CallTrace(self, span, operation, inbound)
 
     def attempt(self, call: CallTrace, name: str, attributes: Mapping[str, str | int]) -> Span:
         """One of its attempts begins."""
