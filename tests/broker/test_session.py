@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 
+from sluicegate.broker import sessions
 from sluicegate.broker.core.dispatcher import Dispatcher
 from sluicegate.broker.core.effects import Effect
 from sluicegate.broker.core.events import Acquire, Event
@@ -21,6 +24,7 @@ from sluicegate.v1 import types_pb2
 from sluicegate.wire import errors
 from sluicegate.wire.words import Reason
 from tests.broker.client import SessionClient, call, settled
+from tests.broker.conftest import POOL
 
 
 async def eventually(so: Callable[[], bool], within: float = 5.0) -> None:
@@ -194,6 +198,30 @@ async def test_a_second_stream_takes_the_place_of_the_first(broker: RunningBroke
         await first.until(first.done.is_set)
         await second.send(acquires=[call("c1")])
         await second.grant("c1")
+
+
+async def test_news_goes_to_some_sessions_at_a_time_and_to_each_before_its_next_answer(
+    settings: Settings, documents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_SHARES_EVERY", 3600.0)
+    monkeypatch.setattr(sessions, "_APART", 3600.0)
+    broker = await start_broker(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(broker.stop)
+        clients = [SessionClient(broker.port, f"s{n}") for n in range(sessions._AT_ONCE + 1)]
+        for client in clients:
+            await stack.enter_async_context(client)
+            await client.until(lambda: bool(client.version))  # noqa: B023 awaited here
+        *at_once, last = clients
+        before = last.version
+        (documents / "more.yaml").write_text(POOL.replace("name: gpt-4o", "name: other").replace("gpt-4o", "gpt-9"))
+        for client in at_once:
+            await client.until(lambda: client.version != before, within=10)  # noqa: B023 awaited here
+        assert last.version == before
+        await last.send(acquires=[call("c1", "gpt-9")])
+        assert (await last.grant("c1")).pool == "other"
+        told = next(n for n, message in enumerate(last.messages) if "other" in {route.pool for route in message.routes})
+        assert told <= next(n for n, message in enumerate(last.messages) if message.grants)
 
 
 async def test_a_retriable_outcome_goes_back_to_the_queue(broker: RunningBroker) -> None:

@@ -8,6 +8,8 @@ calls, after it the core is told that the session is lost. A second stream of on
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +29,10 @@ from sluicegate.wire.words import OnBrokerUnavailable
 log = logging.getLogger(__name__)
 
 _SHARES_EVERY = 2.0
+_AT_ONCE = 20
+_APART = 0.01
+"""Seconds between two so many sessions that are told something: a message of all pools for each of a thousand sidecars
+would keep every call waiting for an eighth of a second."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,8 +46,12 @@ class Session:
     outbox: Outbox = field(default_factory=Outbox)
     shares: bytes = b""
     """The message of safe shares that it was told last."""
+    news: Callable[[Session], bool] | None = None
+    """Tells it what it has to know before its next answer, whose pool may be new to it."""
 
     def deliver(self, answer: Answer) -> None:
+        if self.news is not None:
+            self.news(self)
         self.outbox.deliver(answer)
         if self.outbox.stuck:
             self.hang_up()
@@ -61,6 +71,7 @@ class Sessions:
         self._shares: dict[int, tuple[bytes, pb.SessionResponse]] = {}  # by the number of sharers, of this turn
         self._snapshot = EMPTY
         self._resolver = Resolver(EMPTY, trust_claims=False)
+        self._changed = asyncio.Event()
         self._stopping = False
         self._reconnect_after = 0.0
         self._idle = asyncio.Event()
@@ -84,8 +95,7 @@ class Sessions:
         self._live[session.session_id] = session
         self._idle.clear()
         self._runtime.attach(session.session_id, session)
-        self._tell_routes(session)
-        self._tell_shares(session)
+        self._tell_news(session)
         if self._stopping:
             self._tell_reconnect(session)
 
@@ -112,21 +122,26 @@ class Sessions:
         log.info("a session did not come back", extra={"session": session_id})
 
     def configured(self, snapshot: Snapshot) -> None:
-        """Tell every session the new routes, version and shares. Call it when the core has the snapshot."""
+        """Every session is to hear the new routes, version and shares: before its next answer, and soon (`keep_told`).
+        Call it when the core has the snapshot."""
         self._shares.clear()
         for session in self._live.values():
-            self._tell_routes(session)
-            self._tell_shares(session)
+            session.news = self._tell_news
+        self._changed.set()
 
     async def keep_told(self) -> None:
-        """Send shares whenever they changed, until cancelled: they depend on learned limits and on who is connected."""
+        """Tell the sessions, a few at a time, until cancelled: what is configured, and shares whenever they changed,
+        which depend on learned limits and on who is connected."""
         while True:
-            await asyncio.sleep(_SHARES_EVERY)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SHARES_EVERY):
+                    await self._changed.wait()
+            self._changed.clear()
             self._shares.clear()
-            for index, session in enumerate(list(self._live.values())):
-                self._tell_shares(session)
-                if index % 100 == 99:
-                    await asyncio.sleep(0)
+            sessions = iter(list(self._live.values()))
+            while some := list(itertools.islice(sessions, _AT_ONCE)):
+                told = [(session.news or self._tell_shares)(session) for session in some]
+                await asyncio.sleep(_APART if any(told) else 0)
 
     async def dismiss(self, reconnect_after: float, within: float) -> None:
         """The broker stops: ask all to reconnect later, and wait up to `within` seconds until they hung up."""
@@ -146,6 +161,12 @@ class Sessions:
     def _tell_reconnect(self, session: Session) -> None:
         session.outbox.tell(pb.SessionResponse(reconnect_after=convert.to_duration(self._reconnect_after)))
 
+    def _tell_news(self, session: Session) -> bool:
+        session.news = None
+        self._tell_routes(session)
+        self._tell_shares(session)
+        return True
+
     def _tell_routes(self, session: Session) -> None:
         snapshot = self._runtime.snapshot
         if snapshot is not self._snapshot:
@@ -163,7 +184,8 @@ class Sessions:
         tenant = self._resolver.tenant(Acquire("", "", workload, None, "", Estimate(0)))
         return OnBrokerUnavailable.SAFE_SHARE if isinstance(tenant, Refusal) else tenant.on_broker_unavailable
 
-    def _tell_shares(self, session: Session) -> None:
+    def _tell_shares(self, session: Session) -> bool:
+        """Whether they had changed."""
         dispatcher = self._runtime.dispatcher
         sharers = dispatcher.sharers(session.session_id)
         found = self._shares.get(sharers)
@@ -171,6 +193,8 @@ class Sessions:
             message = pb.SessionResponse(safe_shares=map(answers.safe_share, dispatcher.safe_shares(sharers)))
             found = self._shares[sharers] = message.SerializeToString(), message
         shares, message = found
-        if shares != session.shares:
-            session.shares = shares
-            session.outbox.tell(message)
+        if shares == session.shares:
+            return False
+        session.shares = shares
+        session.outbox.tell(message)
+        return True
