@@ -59,7 +59,7 @@ def connected(sidecars: Program) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=8.0)
     options = parser.parse_args()
     figures = Figures("fleet")

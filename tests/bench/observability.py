@@ -2,11 +2,11 @@
 """What metrics and traces cost: `python tests/bench/observability.py`.
 
 The broker with and without its metrics; the sidecar without metrics, with them, and with traces of one call in a
-hundred as well, sent to a collector twice a second, ten times as often as by default, so that its cost falls into
-their turn. All stand at once on one core and get the same load in turns, short ones and in
-turned order, since a shared machine is not equally fast all the time; each page of metrics is read once in a turn. A
-cost is the median of what each round says, in CPU per call: what is saturated serves that much less. All are started
-anew now and then, since one process is a per cent faster than its twin.
+hundred as well, sent to a collector once a second, five times as often as by default, so that its cost falls into
+their turn. All stand at once on one core and get the same load in turns, short ones and in turned order, since a shared
+machine is not equally fast all the time; each page of metrics is read once in a turn. A cost is the median of what each
+round says, in CPU per call: what is saturated serves that much less. All are started anew after two rounds, since one
+process is some per cent faster than its twin.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLAIN, COUNTED, TRACED = "without metrics", "with metrics", "with metrics and tr
 TRACES = {
     "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
     "OTEL_TRACES_SAMPLER_ARG": "0.01",
-    "OTEL_BSP_SCHEDULE_DELAY": "500",
+    "OTEL_BSP_SCHEDULE_DELAY": "1000",
 }
 
 
@@ -49,8 +49,8 @@ def counted(page: str) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--starts", type=int, default=6, help="of all programs: one start is a per cent off another")
-    parser.add_argument("--rounds", type=int, default=4, help="of each start")
+    parser.add_argument("--starts", type=int, default=12, help="of all programs: one is some per cent off another")
+    parser.add_argument("--rounds", type=int, default=2, help="of each start")
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     figures = Figures("observability")
