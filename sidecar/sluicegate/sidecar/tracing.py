@@ -4,7 +4,7 @@
 A call is a SERVER span under the app's `traceparent`, each of its attempts a CLIENT span under that. A span holds no
 prompt, no answer and no key. This module, and with it OpenTelemetry, is imported only where an endpoint is configured.
 
-The SDK's sampler is parent-based, and asked before a span is made: a call that is not sampled costs that question.
+The SDK's sampler is parent-based, and asked before a span is made; of a call that is not sampled nothing is kept.
 Finished spans wait in a bounded queue (`OTEL_BSP_MAX_QUEUE_SIZE`) for a thread that sends them; what does not fit is
 dropped.
 """
@@ -19,13 +19,14 @@ import threading
 from collections.abc import Mapping, MutableMapping
 from urllib.parse import urlsplit
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span, set_span_in_context
+from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.trace import INVALID_TRACE_ID, Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sluicegate.sidecar import semconv
@@ -40,22 +41,33 @@ from sluicegate.wire.words import ErrorClass, Outcome
 log = logging.getLogger(__name__)
 _PROPAGATOR = TraceContextTextMapPropagator()
 _POST = {semconv.HTTP_METHOD: "POST"}
+_AT_ONCE = 64
 _STOP_WITHIN = 2.0
 
 
-class _TraceIds(RandomIdGenerator):
-    """The SDK's, but the next trace gets the id that was drawn for it, about which the sampler was asked."""
+class _Roots(RandomIdGenerator):
+    """The SDK's ids, but a trace that begins here gets one that its sampler was asked about before.
+
+    It is asked about many at a time: between two calls its code leaves the processor's caches, and a question costs
+    several times as much then. The samplers that `OTEL_TRACES_SAMPLER` may name decide by the id alone.
+    """
 
     def __init__(self) -> None:
-        self._drawn = self.draw()
+        self._drawn: list[int] = []
+        self._next = INVALID_TRACE_ID
 
-    def draw(self) -> int:
-        """The id of the next trace."""
-        self._drawn = super().generate_trace_id()
-        return self._drawn
+    def sampled(self, sampler: Sampler) -> bool:
+        """Whether the trace that begins now is. If so, `start_span` comes next."""
+        if not self._drawn:
+            for _ in range(_AT_ONCE):
+                trace_id = super().generate_trace_id()
+                dropped = sampler.should_sample(Context(), trace_id, "").decision is Decision.DROP
+                self._drawn.append(INVALID_TRACE_ID if dropped else trace_id)
+        self._next = self._drawn.pop()
+        return self._next != INVALID_TRACE_ID
 
     def generate_trace_id(self) -> int:
-        return self._drawn
+        return self._next
 
 
 class Tracing:
@@ -69,23 +81,19 @@ class Tracing:
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
         if protocol not in (None, "", "http/protobuf"):
             log.warning("traces are sent as http/protobuf; OTEL_EXPORTER_OTLP_PROTOCOL says %s", protocol)
-        self._ids = _TraceIds()
-        self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
+        self._roots = _Roots()
+        self._provider = TracerProvider(resource=resource, id_generator=self._roots, shutdown_on_exit=False)
         self._provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("sluicegate.sidecar", version, semconv.SCHEMA_URL)
 
     def call(self, inbound: Inbound) -> CallTrace | None:
         """A call begins; None where it is not sampled."""
-        parent = _PROPAGATOR.extract(inbound.headers)
-        operation = semconv.OPERATIONS[inbound.api.wire]
-        name = f"sluicegate {operation}"
-        theirs = get_current_span(parent).get_span_context()
-        trace_id = theirs.trace_id if theirs.is_valid else self._ids.draw()
-        asked = self._provider.sampler.should_sample(parent, trace_id, name, SpanKind.SERVER, _POST)
-        if asked.decision is Decision.DROP:
+        parent = _PROPAGATOR.extract(inbound.headers) if "traceparent" in inbound.headers else Context()
+        if not parent and not self._roots.sampled(self._provider.sampler):
             return None
-        span = self._tracer.start_span(name, parent, SpanKind.SERVER, _POST)
-        return CallTrace(self, span, operation, inbound)
+        operation = semconv.OPERATIONS[inbound.api.wire]
+        span = self._tracer.start_span(f"sluicegate {operation}", parent, SpanKind.SERVER, _POST)
+        return CallTrace(self, span, operation, inbound) if span.is_recording() else None
 
     def attempt(self, call: CallTrace, name: str, attributes: Mapping[str, str | int]) -> Span:
         """One of its attempts begins."""
