@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -24,7 +24,7 @@ from sluicegate.v1 import types_pb2
 from sluicegate.wire import errors
 from sluicegate.wire.words import Reason
 from tests.broker.client import SessionClient, call, settled
-from tests.broker.conftest import POOL
+from tests.broker.conftest import POOL, SLOW_POOL
 
 
 async def eventually(so: Callable[[], bool], within: float = 5.0) -> None:
@@ -200,9 +200,11 @@ async def test_a_second_stream_takes_the_place_of_the_first(broker: RunningBroke
         await second.grant("c1")
 
 
-async def test_news_goes_to_some_sessions_at_a_time_and_to_each_before_its_next_answer(
-    settings: Settings, documents: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextlib.asynccontextmanager
+async def crowd(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[list[SessionClient], SessionClient]]:
+    """As many sessions as are told something at a time, and one that is told nothing more unasked."""
     monkeypatch.setattr(sessions, "_SHARES_EVERY", 3600.0)
     monkeypatch.setattr(sessions, "_APART", 3600.0)
     broker = await start_broker(settings)
@@ -213,6 +215,18 @@ async def test_news_goes_to_some_sessions_at_a_time_and_to_each_before_its_next_
             await stack.enter_async_context(client)
             await client.until(lambda: bool(client.version))  # noqa: B023 awaited here
         *at_once, last = clients
+        yield at_once, last
+
+
+def first(client: SessionClient, so: Callable[[pb.SessionResponse], bool]) -> int:
+    """Which of the messages that it heard is the first one that is so."""
+    return next((n for n, message in enumerate(client.messages) if so(message)), len(client.messages))
+
+
+async def test_what_is_configured_goes_to_some_sessions_at_a_time_and_to_each_before_its_next_answer(
+    settings: Settings, documents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with crowd(settings, monkeypatch) as (at_once, last):
         before = last.version
         (documents / "more.yaml").write_text(POOL.replace("name: gpt-4o", "name: other").replace("gpt-4o", "gpt-9"))
         for client in at_once:
@@ -220,8 +234,23 @@ async def test_news_goes_to_some_sessions_at_a_time_and_to_each_before_its_next_
         assert last.version == before
         await last.send(acquires=[call("c1", "gpt-9")])
         assert (await last.grant("c1")).pool == "other"
-        told = next(n for n, message in enumerate(last.messages) if "other" in {route.pool for route in message.routes})
-        assert told <= next(n for n, message in enumerate(last.messages) if message.grants)
+        told = first(last, lambda message: "other" in {route.pool for route in message.routes})
+        assert told <= first(last, lambda message: bool(message.grants))
+
+
+async def test_a_call_that_a_change_lets_go_hears_of_the_change_first(
+    settings: Settings, documents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with crowd(settings, monkeypatch) as (_, last):
+        await last.send(acquires=[call("c1", "slow-model"), call("c2", "slow-model")])
+        await last.grant("c1")
+        moved = "https://moved.example.com/v1"
+        (documents / "slow.yaml").write_text(
+            SLOW_POOL.replace("limit: 1,", "limit: 6000,").replace("https://api.openai.com/v1", moved)
+        )
+        await last.until(lambda: "c2" in last.grants, within=10)
+        told = first(last, lambda message: moved in {route.endpoint for route in message.routes})
+        assert told <= first(last, lambda message: "c2" in {grant.call_id for grant in message.grants})
 
 
 async def test_a_retriable_outcome_goes_back_to_the_queue(broker: RunningBroker) -> None:

@@ -82,7 +82,8 @@ class Runtime:
             del self._recipients[session]
 
     def submit(self, event: Event, then: Then | None = None) -> None:
-        """Handle `event` at the end of this turn; `then` gets its effects. After `stop` nothing happens."""
+        """Handle `event` at the end of this turn; `then` gets its effects before any session gets an answer from them,
+        so that what they rest on can be told first. It must not raise. After `stop` nothing happens."""
         if self._stopped:
             return
         if isinstance(event, Configure):
@@ -128,6 +129,8 @@ class Runtime:
             self.faults += 1
             log.exception("the core failed on an event", extra={"event": type(event).__name__})
             effects = _apology(event)
+        if then is not None:
+            then(effects)
         # A repeated call_id gets its first answer again, which names the session of then.
         asker: tuple[str, str] | None = None
         if isinstance(event, Acquire):
@@ -143,8 +146,6 @@ class Runtime:
                 recipient.deliver(effect)
         for witness in self._witnesses:
             witness.witness(effects, offset)
-        if then is not None:
-            then(effects)
 
 
 def _apology(event: Event) -> list[Effect]:

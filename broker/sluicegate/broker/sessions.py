@@ -46,12 +46,12 @@ class Session:
     outbox: Outbox = field(default_factory=Outbox)
     shares: bytes = b""
     """The message of safe shares that it was told last."""
-    news: Callable[[Session], bool] | None = None
-    """Tells it what it has to know before its next answer, whose pool may be new to it."""
+    tell_first: Callable[[Session], None] | None = None
+    """Tells it what is configured since, before its next answer, whose pool may be new to it."""
 
     def deliver(self, answer: Answer) -> None:
-        if self.news is not None:
-            self.news(self)
+        if self.tell_first is not None:
+            self.tell_first(self)
         self.outbox.deliver(answer)
         if self.outbox.stuck:
             self.hang_up()
@@ -95,7 +95,7 @@ class Sessions:
         self._live[session.session_id] = session
         self._idle.clear()
         self._runtime.attach(session.session_id, session)
-        self._tell_news(session)
+        self._tell_configured(session)
         if self._stopping:
             self._tell_reconnect(session)
 
@@ -126,7 +126,7 @@ class Sessions:
         Call it when the core has the snapshot."""
         self._shares.clear()
         for session in self._live.values():
-            session.news = self._tell_news
+            session.tell_first = self._tell_configured
         self._changed.set()
 
     async def keep_told(self) -> None:
@@ -140,8 +140,14 @@ class Sessions:
             self._shares.clear()
             sessions = iter(list(self._live.values()))
             while some := list(itertools.islice(sessions, _AT_ONCE)):
-                told = [(session.news or self._tell_shares)(session) for session in some]
-                await asyncio.sleep(_APART if any(told) else 0)
+                told = False
+                for session in some:
+                    if session.tell_first is not None:
+                        session.tell_first(session)
+                        told = True
+                    elif self._tell_shares(session):
+                        told = True
+                await asyncio.sleep(_APART if told else 0)
 
     async def dismiss(self, reconnect_after: float, within: float) -> None:
         """The broker stops: ask all to reconnect later, and wait up to `within` seconds until they hung up."""
@@ -161,11 +167,10 @@ class Sessions:
     def _tell_reconnect(self, session: Session) -> None:
         session.outbox.tell(pb.SessionResponse(reconnect_after=convert.to_duration(self._reconnect_after)))
 
-    def _tell_news(self, session: Session) -> bool:
-        session.news = None
+    def _tell_configured(self, session: Session) -> None:
+        session.tell_first = None
         self._tell_routes(session)
         self._tell_shares(session)
-        return True
 
     def _tell_routes(self, session: Session) -> None:
         snapshot = self._runtime.snapshot
