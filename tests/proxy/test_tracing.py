@@ -229,8 +229,11 @@ async def test_of_calls_without_a_trace_the_ratio_is_sampled(monkeypatch: pytest
     async with stand(answer, traces=kept.tracing) as at:
         for _ in range(400):
             await post(at)
-        ids = {span.context.trace_id for span in kept.spans if span.kind is SpanKind.SERVER}
+        servers = [span for span in kept.spans if span.kind is SpanKind.SERVER]
+    ids = {span.context.trace_id for span in servers}
     assert 55 < len(ids) < 145  # five standard deviations of 100
+    assert len(ids) == len(servers)
+    assert all(span.parent is None for span in servers)
     # The id itself decides, by its right half: whoever samples the trace further on by the same ratio keeps it.
     assert all(number & ((1 << 64) - 1) < 1 << 62 for number in ids)
 

@@ -26,7 +26,15 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler
-from opentelemetry.trace import INVALID_TRACE_ID, Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import (
+    INVALID_TRACE_ID,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sluicegate.sidecar import semconv
@@ -45,6 +53,10 @@ _AT_ONCE = 64
 _STOP_WITHIN = 2.0
 
 
+def _sampled(sampler: Sampler, parent: Context, trace_id: int) -> bool:
+    return sampler.should_sample(parent, trace_id, "").decision is not Decision.DROP
+
+
 class _Roots(RandomIdGenerator):
     """The SDK's ids, but a trace that begins here gets one that its sampler was asked about before.
 
@@ -61,13 +73,13 @@ class _Roots(RandomIdGenerator):
         if not self._drawn:
             for _ in range(_AT_ONCE):
                 trace_id = super().generate_trace_id()
-                dropped = sampler.should_sample(Context(), trace_id, "").decision is Decision.DROP
-                self._drawn.append(INVALID_TRACE_ID if dropped else trace_id)
+                self._drawn.append(trace_id if _sampled(sampler, Context(), trace_id) else INVALID_TRACE_ID)
         self._next = self._drawn.pop()
         return self._next != INVALID_TRACE_ID
 
     def generate_trace_id(self) -> int:
-        return self._next
+        trace_id, self._next = self._next, INVALID_TRACE_ID
+        return trace_id or super().generate_trace_id()
 
 
 class Tracing:
@@ -89,11 +101,16 @@ class Tracing:
     def call(self, inbound: Inbound) -> CallTrace | None:
         """A call begins; None where it is not sampled."""
         parent = _PROPAGATOR.extract(inbound.headers) if "traceparent" in inbound.headers else Context()
-        if not parent and not self._roots.sampled(self._provider.sampler):
+        sampler = self._provider.sampler
+        if parent:
+            sampled = _sampled(sampler, parent, get_current_span(parent).get_span_context().trace_id)
+        else:
+            sampled = self._roots.sampled(sampler)
+        if not sampled:
             return None
         operation = semconv.OPERATIONS[inbound.api.wire]
         span = self._tracer.start_span(f"sluicegate {operation}", parent, SpanKind.SERVER, _POST)
-        return CallTrace(self, span, operation, inbound) if span.is_recording() else None
+        return CallTrace(self, span, operation, inbound)
 
     def attempt(self, call: CallTrace, name: str, attributes: Mapping[str, str | int]) -> Span:
         """One of its attempts begins."""
