@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program under measurement: started on a core of its own, its CPU time and its memory read from /proc (Linux)."""
+"""A program under measurement: started on a core of its own, its CPU time read from its own clock,
+its memory from /proc (Linux)."""
 
 from __future__ import annotations
 
