@@ -134,20 +134,13 @@ class Sessions:
         which depend on learned limits and on who is connected."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SHARES_EVERY):
-                    await self._changed.wait()
+                await asyncio.wait_for(self._changed.wait(), _SHARES_EVERY)
             self._changed.clear()
             self._shares.clear()
             sessions = iter(list(self._live.values()))
             while some := list(itertools.islice(sessions, _AT_ONCE)):
-                told = False
-                for session in some:
-                    if session.tell_first is not None:
-                        session.tell_first(session)
-                        told = True
-                    elif self._tell_shares(session):
-                        told = True
-                await asyncio.sleep(_APART if told else 0)
+                told = [self._tell(session) for session in some]
+                await asyncio.sleep(_APART if any(told) else 0)
 
     async def dismiss(self, reconnect_after: float, within: float) -> None:
         """The broker stops: ask all to reconnect later, and wait up to `within` seconds until they hung up."""
@@ -166,6 +159,13 @@ class Sessions:
 
     def _tell_reconnect(self, session: Session) -> None:
         session.outbox.tell(pb.SessionResponse(reconnect_after=convert.to_duration(self._reconnect_after)))
+
+    def _tell(self, session: Session) -> bool:
+        """What is new to it; whether anything was."""
+        if session.tell_first is None:
+            return self._tell_shares(session)
+        session.tell_first(session)
+        return True
 
     def _tell_configured(self, session: Session) -> None:
         session.tell_first = None

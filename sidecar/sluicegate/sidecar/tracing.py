@@ -100,7 +100,7 @@ class Tracing:
 
     def call(self, inbound: Inbound) -> CallTrace | None:
         """A call begins; None where it is not sampled."""
-        parent = _PROPAGATOR.extract(inbound.headers) if "traceparent" in inbound.headers else Context()
+        parent = _PROPAGATOR.extract(inbound.headers)
         sampler = self._provider.sampler
         if parent:
             sampled = _sampled(sampler, parent, get_current_span(parent).get_span_context().trace_id)
