@@ -148,6 +148,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         try:
             while (message := await session.outbox.next()) is not None:
                 await context.write(message)
+                del message  # a quiet session would keep it, and the first has the routes of all pools
         except asyncio.CancelledError:
             if not hung_up:
                 raise
