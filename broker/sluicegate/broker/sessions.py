@@ -68,7 +68,7 @@ class Sessions:
         self._live: dict[str, Session] = {}
         self._away: dict[str, asyncio.TimerHandle] = {}
         self._routes = pb.SessionResponse()
-        self._shares: dict[int, tuple[bytes, pb.SessionResponse]] = {}  # by the number of sharers, of this turn
+        self._shares: dict[int, tuple[bytes, pb.SessionResponse]] = {}  # by the number of sharers, of one pass
         self._snapshot = EMPTY
         self._resolver = Resolver(EMPTY, trust_claims=False)
         self._changed = asyncio.Event()
@@ -134,7 +134,8 @@ class Sessions:
         which depend on learned limits and on who is connected."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _SHARES_EVERY)
+                async with asyncio.timeout(_SHARES_EVERY):
+                    await self._changed.wait()
             self._changed.clear()
             self._shares.clear()
             sessions = iter(list(self._live.values()))
