@@ -205,7 +205,7 @@ async def test_a_streams_usage_is_in_its_span():
     assert (client.attributes or {})[semconv.OUTPUT_TOKENS] == 7
 
 
-@pytest.mark.parametrize(("flag", "spans"), [("01", 2), ("00", 0)])
+@pytest.mark.parametrize(("flag", "spans"), [("01", 2), ("03", 2), ("00", 0), ("02", 0)])
 async def test_the_app_decides_what_is_sampled_and_the_ratio_where_it_says_nothing(
     flag: str, spans: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -220,6 +220,15 @@ async def test_the_app_decides_what_is_sampled_and_the_ratio_where_it_says_nothi
         if not spans:
             assert at.provider.requests[1].header("traceparent") == parent
     assert len(kept.spans) == spans
+
+
+async def test_a_sampler_that_asks_no_parent_samples_what_the_app_does_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+    kept = Kept()
+    async with stand(answer, traces=kept.tracing) as at:
+        await post(at, PARENT[:-2] + "00")
+        server, _ = await kept.call()
+    assert server.parent is not None
 
 
 async def test_of_calls_without_a_trace_the_ratio_is_sampled(monkeypatch: pytest.MonkeyPatch):
@@ -238,7 +247,7 @@ async def test_of_calls_without_a_trace_the_ratio_is_sampled(monkeypatch: pytest
     assert all(number & ((1 << 64) - 1) < 1 << 62 for number in ids)
 
 
-@pytest.mark.parametrize("bad", ["nonsense", "00-0-0-01", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "ff" * 600])
+@pytest.mark.parametrize("bad", ["nonsense", "00-0-0-01", "00-" + "0" * 32 + "-" + "0" * 16 + "-00", "ff" * 600])
 async def test_a_traceparent_that_is_none_starts_a_trace_of_its_own(bad: str):
     kept = Kept()
     async with stand(answer, traces=kept.tracing) as at:

@@ -4,7 +4,8 @@
 A call is a SERVER span under the app's `traceparent`, each of its attempts a CLIENT span under that. A span holds no
 prompt, no answer and no key. This module, and with it OpenTelemetry, is imported only where an endpoint is configured.
 
-The SDK's sampler is parent-based, and asked before a span is made; of a call that is not sampled nothing is kept.
+The SDK's sampler is parent-based, and asked before a span is made; of a call that is not sampled nothing is kept. Where
+the app says that its trace is not, the sampler's answer is known: most calls of an app with traces cost that look only.
 Finished spans wait in a bounded queue (`OTEL_BSP_MAX_QUEUE_SIZE`) for a thread that sends them; what does not fit is
 dropped.
 """
@@ -15,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Mapping, MutableMapping
 from urllib.parse import urlsplit
@@ -25,7 +27,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler
 from opentelemetry.trace import (
     INVALID_TRACE_ID,
     Span,
@@ -49,8 +51,9 @@ from sluicegate.wire.words import ErrorClass, Outcome
 log = logging.getLogger(__name__)
 _PROPAGATOR = TraceContextTextMapPropagator()
 _POST = {semconv.HTTP_METHOD: "POST"}
-_AT_ONCE = 64
 _STOP_WITHIN = 2.0
+_UNSAMPLED = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]")
+"""A `traceparent` that says so, by W3C's Trace Context."""
 
 
 def _sampled(sampler: Sampler, parent: Context, trace_id: int) -> bool:
@@ -58,24 +61,15 @@ def _sampled(sampler: Sampler, parent: Context, trace_id: int) -> bool:
 
 
 class _Roots(RandomIdGenerator):
-    """The SDK's ids, but a trace that begins here gets one that its sampler was asked about before.
-
-    It is asked about many at a time: between two calls its code leaves the processor's caches, and a question costs
-    several times as much then. The samplers that `OTEL_TRACES_SAMPLER` may name decide by the id alone.
-    """
+    """The SDK's ids, but a trace that begins here gets the one that its sampler was asked about before."""
 
     def __init__(self) -> None:
-        self._drawn: list[int] = []
         self._next = INVALID_TRACE_ID
 
     def sampled(self, sampler: Sampler) -> bool:
         """Whether the trace that begins now is. If so, `start_span` comes next."""
-        if not self._drawn:
-            for _ in range(_AT_ONCE):
-                trace_id = super().generate_trace_id()
-                self._drawn.append(trace_id if _sampled(sampler, Context(), trace_id) else INVALID_TRACE_ID)
-        self._next = self._drawn.pop()
-        return self._next != INVALID_TRACE_ID
+        self._next = super().generate_trace_id()
+        return _sampled(sampler, Context(), self._next)
 
     def generate_trace_id(self) -> int:
         trace_id, self._next = self._next, INVALID_TRACE_ID
@@ -100,8 +94,10 @@ class Tracing:
 
     def call(self, inbound: Inbound) -> CallTrace | None:
         """A call begins; None where it is not sampled."""
-        parent = _PROPAGATOR.extract(inbound.headers)
         sampler = self._provider.sampler
+        if isinstance(sampler, ParentBased) and _UNSAMPLED.fullmatch(inbound.headers.get("traceparent", "")):
+            return None
+        parent = _PROPAGATOR.extract(inbound.headers)
         if parent:
             sampled = _sampled(sampler, parent, get_current_span(parent).get_span_context().trace_id)
         else:

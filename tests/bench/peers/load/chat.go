@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"regexp"
@@ -110,6 +111,7 @@ func chat(args []string) any {
 	streamed := set.Bool("stream", false, "ask for streams")
 	model := set.String("model", "gpt-4o", "model")
 	tokens := set.Int("max-tokens", 100, "max_tokens of the request")
+	traced := set.Bool("traced", false, "each call is of a trace of the app's, of which one in a hundred is sampled")
 	check(set.Parse(args))
 	text := strings.Repeat("The quick brown fox jumps over the lazy dog. ", 8)
 	request := fmt.Sprintf(`{"model":%q,"max_tokens":%d,"stream":%t,"messages":[{"role":"system","content":"You are terse."},`+
@@ -140,6 +142,9 @@ func chat(args []string) any {
 				r.Header["Content-Type"] = []string{"application/json"}
 				r.Header["Authorization"] = []string{"Bearer sk-made-up"}
 				r.Header["x-sluicegate-tenant"] = []string{fmt.Sprintf("bench/t%d", n%16)}
+				if *traced {
+					r.Header["traceparent"] = []string{traceparent()}
+				}
 				response, err := client.Do(r)
 				check(err)
 				if response.StatusCode != 200 {
@@ -173,4 +178,13 @@ func chat(args []string) any {
 	result.Seconds = time.Since(begun).Seconds()
 	result.Latency, result.First = spreadOf(latency...), spreadOf(first...)
 	return result
+}
+
+// As W3C's trace context has it, of a trace of which one in a hundred is sampled.
+func traceparent() string {
+	sampled := 0
+	if rand.IntN(100) == 0 {
+		sampled = 1
+	}
+	return fmt.Sprintf("00-%016x%016x-%016x-%02x", rand.Uint64(), rand.Uint64(), rand.Uint64()|1, sampled)
 }
