@@ -169,7 +169,8 @@ def main() -> int:
     except SettingsError as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
-    gc.set_threshold(*_COLLECT)
+    if sys.version_info < (3, 13):
+        gc.set_threshold(*_COLLECT)
     try:
         import uvloop
 
