@@ -20,7 +20,7 @@ class Figures:
     """Of one program. `add` one value of a round, `median` of what was added; `save` at the end."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name = f"{name}-asleep" if _process.SLEEP else name
         self._seen: dict[str, list[float]] = defaultdict(list)
         self._missed: list[str] = []
         self.known = {"Sluicegate": _commit(), **_peers.versions()}

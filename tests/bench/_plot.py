@@ -43,10 +43,13 @@ def dots(axes: Axes, title: str, unit: str, rows: list[tuple[str, float, str]]) 
 
 
 def main() -> None:
-    found: dict[str, Any] = {
-        name: json.loads((RESULTS / f"{name}.json").read_text())["medians"] for name in ("decisions", "sidecar")
-    }
-    decisions, sidecar = found["decisions"], found["sidecar"]
+    found: list[dict[str, Any]] = [
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("decisions", "sidecar")
+    ]
+    for known in ("machine", "core", "idle cores", "versions"):
+        if found[0][known] != found[1][known]:
+            sys.exit(f"decisions and sidecar are no pair, by their {known}: {found[0][known]} and {found[1][known]}")
+    decisions, sidecar = (each["medians"] for each in found)
 
     def best(kind: str) -> float:
         return max(float(decisions[f"ratelimit, {kind}, {n} at once per core-second"]) for n in (32, 128, 512))

@@ -29,6 +29,8 @@ MEASURED = _CORES[0]
 """The core of what is measured."""
 OTHERS = _CORES[-1]
 """The core of everything else."""
+SLEEP = bool(os.environ.get("SLUICEGATE_BENCH_SLEEP"))
+"""Whether idle cores are to sleep."""
 BROKER = "compiled" if str(dispatcher.__file__).endswith(".so") else "not compiled: `make compiled`, PYTHONPATH"
 
 
@@ -139,13 +141,13 @@ def load(*arguments: object, core: int | None = OTHERS) -> Any:
 
 def awake() -> IO[bytes] | None:
     """Idle cores poll instead of sleeping while the file is open; None where they sleep: where the machine does not
-    let us, and where SLUICEGATE_BENCH_SLEEP is set.
+    let us, and where SLUICEGATE_BENCH_SLEEP asks for it.
 
     To wake a core that sleeps costs up to a millisecond in a virtual machine, by what the host does. Who wakes the
     other core more often for a call gains more by this: the sidecar, which asks its broker first, more than LiteLLM.
     PM QoS (https://docs.kernel.org/power/pm_qos_interface.html): the latency in microseconds that is allowed.
     """
-    if os.environ.get("SLUICEGATE_BENCH_SLEEP"):
+    if SLEEP:
         return None
     try:
         file = Path("/dev/cpu_dma_latency").open("wb", buffering=0)  # noqa: SIM115

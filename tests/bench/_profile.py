@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import _parts
-from tests.bench._process import BROKER, OTHERS, Program, load, machine
+from tests.bench._process import BROKER, OTHERS, Program, awake, load, machine
 
 RATE = 500
 BROKERS = {
@@ -86,8 +86,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
-    print(f"{machine()}; the broker's core is {BROKER}; py-spy at {RATE} samples a second")
     with contextlib.ExitStack() as stack:
+        idle = "sleep" if (kept := awake()) is None else "are kept awake"
+        if kept is not None:
+            stack.enter_context(kept)
+        print(f"{machine()}; idle cores {idle}; the broker's core is {BROKER}; py-spy at {RATE} samples a second")
         folder, other = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
         endpoint = stack.enter_context(_parts.upstream())
         _parts.write(folder, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16, bounded="gpt-4o")])

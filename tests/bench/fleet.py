@@ -4,7 +4,7 @@
 CPU and memory at rest and under 2,000 calls a second, each held for 50 ms and ended with its response's observation and
 its usage; from start to ready; and, after the broker was killed and at once started again, until it is ready and until
 all sidecars, which have no calls then, are back. The sidecars are sessions of one process, each with a TLS connection
-of its own that comes back as a real one does. No limit binds, so that no call waits.
+of its own that pings and comes back as a real one does. No limit binds, so that no call waits.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from sluicegate.wire.channel import KEEPALIVE
 from tests.bench import _parts, _peers
 from tests.bench._figures import Figures
 from tests.bench._process import OTHERS, Program, free_port
 
 POOLS, TENANTS, SIDECARS, RATE = 200, 10_000, 1_000, 2_000
 WITHIN = 60.0
+REST = KEEPALIVE.interval
+"""Seconds at rest: as long as from ping to ping, so that each sidecar's is in them."""
 
 
 @contextlib.contextmanager
@@ -76,12 +79,12 @@ def main() -> int:
             sidecars = stack.enter_context(fleet(broker))
             figures.add("first connection of all s", connected(sidecars))
             time.sleep(3.0)
-            for name, rate in ((rest, 0), (busy, RATE)):
+            for name, rate, seconds in ((rest, 0, REST), (busy, RATE, options.seconds)):
                 sidecars.say(f"rate {rate}")
                 time.sleep(1.0)
                 sidecars.say("mark")
                 before, begun = broker.program.cpu, time.monotonic()
-                time.sleep(options.seconds)
+                time.sleep(seconds)
                 took = time.monotonic() - begun
                 told = state(sidecars)
                 figures.add(f"{name} CPU of a core", (broker.program.cpu - before) / took)
@@ -93,6 +96,8 @@ def main() -> int:
                     figures.add(f"{name} p50 us", told["latency_us"]["p50"])
                     figures.add(f"{name} p99 us", told["latency_us"]["p99"])
             sidecars.say("rate 0")
+            time.sleep(3.0)
+            figures.add("at rest again RSS MB", broker.program.rss)
             sidecars.say("mark")
             killed = time.monotonic()
             broker.program.stop(signal.SIGKILL)
@@ -101,7 +106,7 @@ def main() -> int:
             figures.add("killed to all back s", connected(sidecars))
             figures.add("all back CPU s", again.program.cpu)
     columns = ["CPU of a core", "RSS MB", "calls/s", "refused", "p50 us", "p99 us", "told kB/s"]
-    figures.table(columns, ["alone", rest, busy])
+    figures.table(columns, ["alone", rest, busy, "at rest again"])
     figures.table(
         ["s"], ["start to ready", "first connection of all", "killed to ready", "killed to all back", "all back CPU"]
     )

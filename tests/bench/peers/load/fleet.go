@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -97,13 +97,13 @@ func fleet(args []string) any {
 	return nil
 }
 
-// One sidecar: connects, and again, with the pauses of a real one (sidecar/broker_client.py, wire/channel.py), whenever it
-// is cut off.
+// One sidecar: connects, and again, with the pauses and the pings of a real one (sidecar/broker_client.py, wire/channel.py),
+// whenever it is cut off.
 func (m *member) stay(address, ca string, hello template, ends call, id []byte, held time.Duration, q *squadron, of int) {
-	slower := backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}
-	connection := dial(address, ca, grpc.WithConnectParams(grpc.ConnectParams{Backoff: slower, MinConnectTimeout: 3 * time.Second}))
+	alive := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second})
 	failures := 0
 	for {
+		connection := dial(address, ca, alive)
 		ctx, cancel := context.WithCancel(context.Background())
 		s, err := open(ctx, connection, hello, id)
 		welcome := false
@@ -137,6 +137,7 @@ func (m *member) stay(address, ca string, hello template, ends call, id []byte, 
 			q.Unlock()
 		}
 		cancel()
+		connection.Close()
 		most := min(5, 0.1*math.Pow(2, float64(min(failures, 10)))) // seconds
 		time.Sleep(time.Duration((0.25 + 0.75*rand.Float64()) * most * 1e9))
 	}
