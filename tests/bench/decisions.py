@@ -98,6 +98,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6, help="an even number: their order turns")
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
+    _peers.redis()  # is installed before figures name its version
     figures = Figures("decisions")
     session = _parts.session()
     observed = ["--observe", _parts.observed()]

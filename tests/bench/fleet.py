@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The broker with 1,000 connected sidecars, 10,000 tenants and 200 pools: `python tests/bench/fleet.py`.
 
-CPU and memory at rest and under 2,000 calls a second, each held for 50 ms and ended with its response's observation and
-its usage; from start to ready; and, after the broker was killed and at once started again, until it is ready and until
-all sidecars, which have no calls then, are back. The sidecars are sessions of one process, each with a TLS connection
-of its own that pings and comes back as a real one does. No limit binds, so that no call waits.
+CPU and memory at rest, under 2,000 calls a second and after them, each call held for 50 ms and ended with its
+response's observation and its usage; from start to ready; and, after the broker was killed and at once started again,
+until it is ready and until all sidecars, which have no calls then, are back. The sidecars are sessions of one process,
+each with a TLS connection of its own; each comes back as a real one does, and pings when it heard nothing for as long
+as a real one waits. No limit binds, so that no call waits.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tests.bench._process import OTHERS, Program, free_port
 POOLS, TENANTS, SIDECARS, RATE = 200, 10_000, 1_000, 2_000
 WITHIN = 60.0
 REST = KEEPALIVE.interval
-"""Seconds at rest: as long as from ping to ping, so that each sidecar's is in them."""
+"""Seconds at rest: as long as from ping to ping, so that each connection's is in them."""
 
 
 @contextlib.contextmanager
@@ -39,7 +40,8 @@ def fleet(broker: _parts.Served) -> Iterator[Program]:
     said = ["--hello", _parts.hello(), "--observe", _parts.observed(), "--settle", _parts.settled(), *asks]
     size = ["--sidecars", str(SIDECARS), "--tenants", str(TENANTS)]
     where = ["--address", f"127.0.0.1:{broker.port}", "--ca", broker.ca or ""]
-    with Program([_peers.load(), "fleet", *where, *size, *said], OTHERS, talks=True) as program:
+    pings = ["--ping", f"{KEEPALIVE.interval}s", "--ping-timeout", f"{KEEPALIVE.timeout}s"]
+    with Program([_peers.load(), "fleet", *where, *pings, *size, *said], OTHERS, talks=True) as program:
         yield program
 
 

@@ -66,6 +66,7 @@ def main() -> int:
         print(f"  ONLY {options.calls:,} calls: the bar of being flat is to {WHOLE:,}")
     else:
         figures.bar(f"most after call {STEP:,}, part of what it was there", max(after) / after[0], 1.05)
+        # Less than at first: the first was too much, and would hide what grows after it.
         figures.bar(f"least after call {STEP:,}, part of what it was there", min(after) / after[0], 0.95, most=False)
     return figures.save()
 

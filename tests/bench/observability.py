@@ -78,7 +78,7 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
     with contextlib.ExitStack() as stack:
         made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
-        collector = {**TRACES, "OTEL_EXPORTER_OTLP_ENDPOINT": (collecting := endpoint.removesuffix("/v1"))}
+        collectors = {name: stack.enter_context(_parts.upstream()).removesuffix("/v1") for name in (TRACED, THEIRS)}
         _parts.write(made, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)])
 
         brokers = {
@@ -89,9 +89,10 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
         sidecars = {
             PLAIN: stack.enter_context(_parts.sidecar(beside, variant="sidecar-without-metrics")),
             COUNTED: stack.enter_context(_parts.sidecar(beside)),
-            TRACED: stack.enter_context(_parts.sidecar(beside, more=collector)),
-            THEIRS: stack.enter_context(_parts.sidecar(beside, more=collector)),
         }
+        for name, collector in collectors.items():
+            to = {**TRACES, "OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+            sidecars[name] = stack.enter_context(_parts.sidecar(beside, more=to))
         runs: list[tuple[str, _parts.Served, Sequence[object]]] = []
         for name, it in brokers.items():
             ask = [*_parts.session(), "--streams", 4, "--outstanding", 128, "--address", it.address]
@@ -116,9 +117,9 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
         for name, it, _ in runs:
             if (counted(read(f"{it.admin}/metrics")) >= calls[name]) == (PLAIN in name):
                 raise RuntimeError(f"{name}: is not what it is called")
-        if (exports := float(read(f"{collecting}/exports"))) == 0:
-            raise RuntimeError("no traces arrived")
-        figures.add("trace exports", exports)
+        for name, collector in collectors.items():
+            if not int(read(f"{collector}/exports")):
+                raise RuntimeError(f"sidecar {name}: none arrived")
     return [name for name, _, _ in runs]
 
 

@@ -247,7 +247,17 @@ async def test_of_calls_without_a_trace_the_ratio_is_sampled(monkeypatch: pytest
     assert all(number & ((1 << 64) - 1) < 1 << 62 for number in ids)
 
 
-@pytest.mark.parametrize("bad", ["nonsense", "00-0-0-01", "00-" + "0" * 32 + "-" + "0" * 16 + "-00", "ff" * 600])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "nonsense",
+        "00-0-0-01",
+        f"00-{'0' * 32}-{'1' * 16}-00",
+        f"00-{'1' * 32}-{'0' * 16}-00",
+        f"00-{'1' * 32}-{'1' * 16}-00-more",
+        "ff" * 600,
+    ],
+)
 async def test_a_traceparent_that_is_none_starts_a_trace_of_its_own(bad: str):
     kept = Kept()
     async with stand(answer, traces=kept.tracing) as at:

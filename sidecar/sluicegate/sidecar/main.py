@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _MAX_HEADER = 16_384
 _COLLECT = (2_000, 10, 10)
-"""Python's own since 3.13. The 700 before it are a few calls in flight: a twentieth of a busy sidecar's time."""
+"""Python 3.13's own. The 700 before it are a few calls in flight: a twentieth of a busy sidecar's time."""
 
 
 @dataclass(slots=True)

@@ -4,8 +4,9 @@
 A call is a SERVER span under the app's `traceparent`, each of its attempts a CLIENT span under that. A span holds no
 prompt, no answer and no key. This module, and with it OpenTelemetry, is imported only where an endpoint is configured.
 
-The SDK's sampler is parent-based, and asked before a span is made; of a call that is not sampled nothing is kept. Where
-the app says that its trace is not, the sampler's answer is known: most calls of an app with traces cost that look only.
+The SDK's sampler, parent-based unless the variables say otherwise, is asked before a span is made; of a call that is
+not sampled nothing is kept. A parent-based one's answer is known where the app says that its trace is not sampled: such
+a call costs one look at its header.
 Finished spans wait in a bounded queue (`OTEL_BSP_MAX_QUEUE_SIZE`) for a thread that sends them; what does not fit is
 dropped.
 """
@@ -68,8 +69,10 @@ class _Roots(RandomIdGenerator):
 
     def sampled(self, sampler: Sampler) -> bool:
         """Whether the trace that begins now is. If so, `start_span` comes next."""
-        self._next = super().generate_trace_id()
-        return _sampled(sampler, Context(), self._next)
+        trace_id = super().generate_trace_id()
+        sampled = _sampled(sampler, Context(), trace_id)
+        self._next = trace_id if sampled else INVALID_TRACE_ID
+        return sampled
 
     def generate_trace_id(self) -> int:
         trace_id, self._next = self._next, INVALID_TRACE_ID

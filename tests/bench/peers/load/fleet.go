@@ -53,6 +53,8 @@ func fleet(args []string) any {
 	ca := set.String("ca", "", "file of the broker's authority; empty: it has no TLS")
 	sidecars := set.Int("sidecars", 1000, "connections, one session each")
 	tenants := set.Int("tenants", 1, "calls go round tenants bench/t0, bench/t1, ...")
+	ping := set.Duration("ping", 20*time.Second, "without a word from the broker, until a connection pings it")
+	pingTimeout := set.Duration("ping-timeout", 5*time.Second, "for the answer")
 	held := set.Duration("held", 50*time.Millisecond, "from a grant to its settlement")
 	var hello template
 	var ends call
@@ -68,10 +70,12 @@ func fleet(args []string) any {
 	check(set.Parse(args))
 
 	q := &squadron{marked: time.Now()}
+	alive := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: *ping, Timeout: *pingTimeout})
+	dialed := func() *grpc.ClientConn { return dial(*address, *ca, alive) }
 	members := make([]*member, *sidecars)
 	for n := range members {
 		members[n] = &member{asked: map[string]time.Time{}}
-		go members[n].stay(*address, *ca, hello, ends, []byte(fmt.Sprintf("fleet-%d-%d", os.Getpid(), n)), *held, q, len(members))
+		go members[n].stay(dialed, hello, ends, []byte(fmt.Sprintf("fleet-%d-%d", os.Getpid(), n)), *held, q, len(members))
 	}
 	var rate atomic.Int64
 	go call_on(members, asks, *tenants, &rate)
@@ -97,14 +101,14 @@ func fleet(args []string) any {
 	return nil
 }
 
-// One sidecar: connects, and again, with the pauses and the pings of a real one (sidecar/broker_client.py, wire/channel.py),
-// whenever it is cut off.
-func (m *member) stay(address, ca string, hello template, ends call, id []byte, held time.Duration, q *squadron, of int) {
-	alive := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second})
+// One sidecar: connects within 10 s, and again, with the pauses of a real one (sidecar/broker_client.py), whenever it is
+// cut off.
+func (m *member) stay(dialed func() *grpc.ClientConn, hello template, ends call, id []byte, held time.Duration, q *squadron, of int) {
 	failures := 0
 	for {
-		connection := dial(address, ca, alive)
+		connection := dialed()
 		ctx, cancel := context.WithCancel(context.Background())
+		late := time.AfterFunc(10*time.Second, cancel)
 		s, err := open(ctx, connection, hello, id)
 		welcome := false
 		for err == nil {
@@ -115,6 +119,7 @@ func (m *member) stay(address, ca string, hello template, ends call, id []byte, 
 			m.heard(s, message, ends, held, q)
 			if !welcome {
 				welcome = true
+				late.Stop()
 				m.lock.Lock()
 				m.stream = s
 				m.lock.Unlock()
@@ -136,6 +141,7 @@ func (m *member) stay(address, ca string, hello template, ends call, id []byte, 
 			q.connected--
 			q.Unlock()
 		}
+		late.Stop()
 		cancel()
 		connection.Close()
 		most := min(5, 0.1*math.Pow(2, float64(min(failures, 10)))) // seconds
