@@ -2,11 +2,10 @@
 """The sidecar, with its acquire and settle, against LiteLLM's proxy: `python tests/bench/sidecar.py`.
 
 Both before the same fast provider, each alone on its core, in turns; the load, the provider and the sidecar's broker
-share another. JSON: 32 calls at once for the CPU per call, one at a time for the latency. Streams, a chunk each 4 ms:
-8 at once, of 50 chunks and of 250, whose difference is the CPU of a chunk without that of its call; 2 for the time to
-the first chunk, since 8 are more than LiteLLM keeps up with, for four times as long, since they are few. What a proxy
-adds is its latency less that of the provider called directly in the same round; a share is the median of the rounds'
-shares.
+share another. Calls: 32 at once for the CPU per call, one at a time for the latency. Streams, a chunk each 4 ms: 8 at
+once, of 50 chunks and of 250, whose difference is the CPU of a chunk without that of its call; short ones, one at a
+time, for the latency, which is that of the first chunk. What a proxy adds is its latency less that of the provider
+called directly in the same round; a share is the median of the rounds' shares.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tests.bench._figures import Figures
 from tests.bench._process import MEASURED, OTHERS, Program, free_port, load
 
 OURS, THEIRS, DIRECT = "Sluicegate's sidecar", "LiteLLM", "direct"
-SHORT, LONG = 50, 250
+BRIEF, SHORT, LONG = 10, 50, 250
 STREAMS, UNITS = ("short", "long"), ("CPU s", "calls", "chunks")
 ADDED = ("p50 us", "p99 us", "first p50 us", "first p99 us")
 MORE = """What each side does more
@@ -147,15 +146,15 @@ def _round(url: str, program: Program | None, broker: Program, seconds: float) -
     alone, _ = under("--connections", 1)
     short, shorter = under("--connections", 8, "--stream", "--max-tokens", SHORT)
     long, longer = under("--connections", 8, "--stream", "--max-tokens", LONG)
-    few, _ = under("--connections", 2, "--stream", "--max-tokens", SHORT, "--seconds", 4 * seconds)
+    begun, _ = under("--connections", 1, "--stream", "--max-tokens", BRIEF, "--seconds", 2 * seconds)
     kept = {
         "calls/s": many["done"] / many["seconds"],
         "p50 us": alone["latency_us"]["p50"],
         "p99 us": alone["latency_us"]["p99"],
-        "first p50 us": few["first_us"]["p50"],
-        "first p99 us": few["first_us"]["p99"],
+        "first p50 us": begun["first_us"]["p50"],
+        "first p99 us": begun["first_us"]["p99"],
         "calls alone": alone["done"],
-        "first chunks": few["done"],
+        "first chunks": begun["done"],
     }
     if program is not None:
         kept["CPU us/call"] = cpu / many["done"] * 1e6
