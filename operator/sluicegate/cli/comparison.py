@@ -168,8 +168,11 @@ def _phase(
         name = pool.config.name
         # The whole seconds in which calls waited.
         begin, end = math.ceil(started + first_waits.get(name, 0.0)), math.floor(started + seconds)
-        index, binding = max(enumerate(pool.accounts.utilization(begin, end)), key=lambda item: item[1].ratio)
-        allowed = binding.allowed - headroom * pool.config.limits.meters[index].size
+        meters = pool.accounts.utilization(begin, end)
+        allowed = [
+            used.allowed - headroom * meter.size for used, meter in zip(meters, pool.config.limits.meters, strict=True)
+        ]
+        index, binding = max(enumerate(meters), key=lambda item: item[1].ratio)
         series = [second for second in pool.accounts.series(index) if second.at >= int(started)]
         rate = pool.config.limits.meters[index].rate
         records = [record for record in emulator.calls.records if record.pool == name]
@@ -181,17 +184,22 @@ def _phase(
         tier_share, largest = {}, {}
         for caller in scene.CALLERS:
             fingerprint = emulator.fingerprint(key_of(caller))
-            got = [
-                _amount(record, binding.resource)
+            own = [
+                record
                 for record in records
                 if record.key == fingerprint and record.outcome == "ok" and begin <= record.at < end
             ]
-            tier_share[caller.tier], largest[caller.tier] = sum(got) / allowed, max(got, default=0.0) / allowed
+            got = [
+                [_amount(record, used.resource) / most for record in own]
+                for used, most in zip(meters, allowed, strict=True)
+            ]
+            most = max(got, key=sum)
+            tier_share[caller.tier], largest[caller.tier] = sum(most), max(most, default=0.0)
         truths[name] = PoolTruth(
             admitted=pool.accounts.counts.admitted,
             quota_429s=pool.accounts.counts.quota_429,
             binding=f"{binding.resource}/{binding.window:g}s",
-            use=(binding.ours + binding.foreign) / allowed,
+            use=(binding.ours + binding.foreign) / allowed[index],
             charged_per_second=[(second.ours + second.foreign) / rate for second in series],
             rejected_per_second=rejected,
             tier_share=tier_share,
