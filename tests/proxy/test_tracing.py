@@ -252,6 +252,7 @@ async def test_of_calls_without_a_trace_the_ratio_is_sampled(monkeypatch: pytest
     [
         "nonsense",
         "00-0-0-01",
+        f"00-{'0' * 32}-{'0' * 16}-01",
         f"00-{'0' * 32}-{'1' * 16}-00",
         f"00-{'1' * 32}-{'0' * 16}-00",
         f"00-{'1' * 32}-{'1' * 16}-00-more",
