@@ -168,11 +168,8 @@ def _phase(
         name = pool.config.name
         # The whole seconds in which calls waited.
         begin, end = math.ceil(started + first_waits.get(name, 0.0)), math.floor(started + seconds)
-        meters = pool.accounts.utilization(begin, end)
-        allowed = [
-            used.allowed - headroom * meter.size for used, meter in zip(meters, pool.config.limits.meters, strict=True)
-        ]
-        index, binding = max(enumerate(meters), key=lambda item: item[1].ratio)
+        index, binding = max(enumerate(pool.accounts.utilization(begin, end)), key=lambda item: item[1].ratio)
+        allowed = binding.allowed - headroom * pool.config.limits.meters[index].size
         series = [second for second in pool.accounts.series(index) if second.at >= int(started)]
         rate = pool.config.limits.meters[index].rate
         records = [record for record in emulator.calls.records if record.pool == name]
@@ -184,22 +181,17 @@ def _phase(
         tier_share, largest = {}, {}
         for caller in scene.CALLERS:
             fingerprint = emulator.fingerprint(key_of(caller))
-            own = [
-                record
+            got = [
+                _amount(record, binding.resource)
                 for record in records
                 if record.key == fingerprint and record.outcome == "ok" and begin <= record.at < end
             ]
-            got = [
-                [_amount(record, used.resource) / most for record in own]
-                for used, most in zip(meters, allowed, strict=True)
-            ]
-            most = max(got, key=sum)
-            tier_share[caller.tier], largest[caller.tier] = sum(most), max(most, default=0.0)
+            tier_share[caller.tier], largest[caller.tier] = sum(got) / allowed, max(got, default=0.0) / allowed
         truths[name] = PoolTruth(
             admitted=pool.accounts.counts.admitted,
             quota_429s=pool.accounts.counts.quota_429,
             binding=f"{binding.resource}/{binding.window:g}s",
-            use=(binding.ours + binding.foreign) / allowed[index],
+            use=(binding.ours + binding.foreign) / allowed,
             charged_per_second=[(second.ours + second.foreign) / rate for second in series],
             rejected_per_second=rejected,
             tier_share=tier_share,
