@@ -8,7 +8,7 @@ import pytest
 from sluicegate.broker.core.audit import audit
 from sluicegate.broker.core.config import TierConfig
 from sluicegate.wire.words import Latency
-from tests.fairness.world import Offer, run
+from tests.fairness.world import OVERHEAD, Offer, run
 
 ONE = [TierConfig("Standard")]
 
@@ -59,6 +59,26 @@ def test_guarantees_hold_though_a_higher_tier_takes_all() -> None:
     assert result.share("a/Free") == pytest.approx(0.05, rel=0.02)
     assert audit(result.decisions) == []
     assert sum(result.tokens.values()) >= 0.97 * 1000 * 180
+
+
+def test_a_guarantee_holds_though_each_call_takes_most_of_another_meter() -> None:
+    """Half of Free's calls take more of the tokens than of the requests, half more of the requests: on average as much.
+
+    What a call leaves on one meter is there for the next one, which takes more of it.
+    """
+    tiers = [TierConfig("Critical"), TierConfig("Free", guaranteed_percent=5)]
+    requests, seconds, warm_up = 600.0, 1000.0, 20.0  # at 100 tokens a call
+    offers = [
+        Offer("a/Critical", tier="Critical", rate=11),
+        Offer("a/Free", tier="Free", rate=2, tokens=(1 - OVERHEAD, 199 - OVERHEAD)),
+    ]
+    result = run(offers, tiers, seconds=seconds, requests=requests, warm_up=warm_up)
+    got = [size for at, size in result.served["Free"] if at >= warm_up]
+    of_tokens = sum(got) / (1000 * (seconds - warm_up))
+    of_requests = len(got) / (requests / 60 * (seconds - warm_up))
+    assert of_tokens == pytest.approx(of_requests, rel=0.05)
+    assert max(of_tokens, of_requests) == pytest.approx(0.05, rel=0.03)
+    assert audit(result.decisions) == []
 
 
 def test_a_guarantee_holds_at_the_headroom_of_a_tier_that_leaves_it() -> None:

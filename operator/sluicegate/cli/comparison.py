@@ -85,17 +85,12 @@ async def run_scheduled(
             wall = time.time()
             await _play(calls, Clients(ready["openai"], ready["anthropic"], key_of), progress)
         records = list(_read(decisions))
-        first_waits = {
-            pool.config.name: min(
-                (
-                    datetime.fromisoformat(record["time"]).timestamp() - wall
-                    for record in records
-                    if record["pool"] == pool.config.name and any(record["waiting"].values())
-                ),
-                default=0.0,
-            )
-            for pool in emulator.pools
-        }
+        first_waits: dict[tuple[str, str], float] = {}
+        for record in records:
+            for tier, waiting in record["waiting"].items():
+                if waiting:
+                    at = datetime.fromisoformat(record["time"]).timestamp() - wall
+                    first_waits.setdefault((record["pool"], tier), at)
         return Ran(
             _phase(
                 title,
@@ -159,15 +154,17 @@ def _phase(
     seconds: float,
     progress: Progress,
     *,
-    first_waits: Mapping[str, float],
+    first_waits: Mapping[tuple[str, str], float],
     headroom: float,
 ) -> Phase:
+    """`first_waits`: by pool and tier, seconds of the load after which a call of the tier waited."""
     truths = {}
     for pool in emulator.pools:
         pool.run(emulator.now())
         name = pool.config.name
+        waits = {tier: at for (of, tier), at in first_waits.items() if of == name}
         # The whole seconds in which calls waited.
-        begin, end = math.ceil(started + first_waits.get(name, 0.0)), math.floor(started + seconds)
+        begin, end = math.ceil(started + min(waits.values(), default=0.0)), math.floor(started + seconds)
         index, binding = max(enumerate(pool.accounts.utilization(begin, end)), key=lambda item: item[1].ratio)
         allowed = binding.allowed - headroom * pool.config.limits.meters[index].size
         series = [second for second in pool.accounts.series(index) if second.at >= int(started)]
@@ -181,12 +178,19 @@ def _phase(
         tier_share, largest = {}, {}
         for caller in scene.CALLERS:
             fingerprint = emulator.fingerprint(key_of(caller))
-            got = [
-                _amount(record, binding.resource)
+            since = started + waits.get(caller.tier, 0.0)
+            own = [
+                record
                 for record in records
-                if record.key == fingerprint and record.outcome == "ok" and begin <= record.at < end
+                if record.key == fingerprint and record.outcome == "ok" and since <= record.at < end
             ]
-            tier_share[caller.tier], largest[caller.tier] = sum(got) / allowed, max(got, default=0.0) / allowed
+            # Of what flowed in since the tier waited, on the meter of which it took most.
+            shares = [
+                [_amount(record, meter.resource) / (meter.rate * (end - since)) for record in own]
+                for meter in pool.config.limits.meters
+            ]
+            most = max(shares, key=sum)
+            tier_share[caller.tier], largest[caller.tier] = sum(most), max(most, default=0.0)
         truths[name] = PoolTruth(
             admitted=pool.accounts.counts.admitted,
             quota_429s=pool.accounts.counts.quota_429,

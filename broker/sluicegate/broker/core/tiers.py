@@ -9,11 +9,16 @@ batch. The order of the pool goes by `interactive` while any interactive call of
 more than that.
 
 *Guarantee.* Credit accrues on each continuous meter at `guaranteed_percent` of its effective rate, only while the
-tier is backlogged, up to one second's worth above the largest charge of this backlog: a due call that waits until the
-bucket holds its charge, or a smaller one that comes to the head before it, loses none. It is debited by guarantee
-grants alone, not by what the tier gets in order or borrows, for what they turned out to be charged. It is due when it
-covers the charge on every meter. So over any time a backlogged tier gets its guarantee less one such cap. A guarantee
-of 0 never is due: the order is strict.
+tier is backlogged. It is debited by guarantee grants alone, not by what the tier gets in order or borrows, for what
+they turned out to be charged. It is due when it covers the charge on every meter. So a backlogged tier gets its
+guarantee of the meter that its calls take most of. A guarantee of 0 never is due: the order is strict.
+
+Credit is capped twice. What is due but has no room does not pile up: on the meter where it is shortest, credit stays
+within one second's worth above the largest charge of this backlog, so that a due call that waits until the bucket
+holds its charge, or a smaller one that comes to the head before it, loses none; all meters lose as many seconds. What
+is left on one meter because another kept the call is for the next calls, which may take more of it: up to ten seconds'
+worth and two of the largest charges. Without it each call would wait for the meter that it takes most of by itself,
+and a tier whose calls differ would get a tenth less than its guarantee of every meter, or a fifth.
 
 *Ceiling.* A bucket per meter that fills at `ceiling_percent` of the effective rate and holds one second of it. A grant
 may take it below zero; the tier is then out of the order until it is not.
@@ -36,7 +41,8 @@ from sluicegate.broker.core.fair import FairQueue
 from sluicegate.broker.core.flow import BATCH, Call, Flow, Urgency, Vector
 from sluicegate.wire.words import Reason
 
-_CREDIT_SECONDS = 1.0
+_CREDIT_SECONDS = 1.0  # above the largest charge, on the meter of the shortest credit
+_UNEVEN_SECONDS, _UNEVEN_CHARGES = 10.0, 2.0  # on the others
 _CEILING_SECONDS = 1.0
 ARRIVAL_SECONDS = 10.0  # time constant of the arrival rate
 _EPSILON = 1e-9
@@ -315,12 +321,19 @@ class Tier:
                 self._credit[index] += self.guaranteed * rate * elapsed
 
     def due(self, call: Call, now: float, rates: Sequence[float]) -> bool:
-        """Does the credit, capped, cover `call`? Call `accrue` before."""
+        """Does the credit, within its caps, cover `call`? Call `accrue` before."""
+        unused = inf  # seconds by which the shortest credit is above its cap
+        for index, amount in enumerate(call.vector):
+            largest = self._largest[index] = max(self._largest[index], amount)
+            filling = self.guaranteed * rates[index]
+            if filling > 0.0:
+                unused = min(unused, (self._credit[index] - largest) / filling - _CREDIT_SECONDS)
+        unused = max(0.0, unused) if unused < inf else 0.0
         wait = 0.0
         for index, amount in enumerate(call.vector):
             filling = self.guaranteed * rates[index]
-            largest = self._largest[index] = max(self._largest[index], amount)
-            credit = self._credit[index] = min(self._credit[index], largest + filling * _CREDIT_SECONDS)
+            most = _UNEVEN_CHARGES * self._largest[index] + _UNEVEN_SECONDS * filling
+            credit = self._credit[index] = min(self._credit[index] - unused * filling, most)
             if credit + _EPSILON < amount:
                 wait = max(wait, (amount - credit) / filling if filling > 0.0 else inf)
         self._not_due = call
