@@ -8,7 +8,7 @@ import pytest
 from sluicegate.broker.core.audit import audit
 from sluicegate.broker.core.config import TierConfig
 from sluicegate.wire.words import Latency
-from tests.fairness.world import OVERHEAD, Offer, run
+from tests.fairness.world import Offer, run
 
 ONE = [TierConfig("Standard")]
 
@@ -70,13 +70,13 @@ def test_a_guarantee_holds_though_each_call_takes_most_of_another_meter() -> Non
     requests, seconds, warm_up = 600.0, 1000.0, 20.0  # at 100 tokens a call
     offers = [
         Offer("a/Critical", tier="Critical", rate=11),
-        Offer("a/Free", tier="Free", rate=2, tokens=(1 - OVERHEAD, 199 - OVERHEAD)),
+        Offer("a/Free", tier="Free", rate=2, tokens=(1, 191)),
     ]
     result = run(offers, tiers, seconds=seconds, requests=requests, warm_up=warm_up)
     got = [size for at, size in result.served["Free"] if at >= warm_up]
     of_tokens = sum(got) / (1000 * (seconds - warm_up))
     of_requests = len(got) / (requests / 60 * (seconds - warm_up))
-    assert of_tokens == pytest.approx(of_requests, rel=0.05)
+    assert of_tokens == pytest.approx(of_requests, rel=0.08)
     assert max(of_tokens, of_requests) == pytest.approx(0.05, rel=0.03)
     assert audit(result.decisions) == []
 

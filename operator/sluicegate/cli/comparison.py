@@ -164,7 +164,8 @@ def _phase(
         name = pool.config.name
         waits = {tier: at for (of, tier), at in first_waits.items() if of == name}
         # The whole seconds in which calls waited.
-        begin, end = math.ceil(started + min(waits.values(), default=0.0)), math.floor(started + seconds)
+        end = math.floor(started + seconds)
+        begin = min(math.ceil(started + min(waits.values(), default=0.0)), end - 1)
         index, binding = max(enumerate(pool.accounts.utilization(begin, end)), key=lambda item: item[1].ratio)
         allowed = binding.allowed - headroom * pool.config.limits.meters[index].size
         series = [second for second in pool.accounts.series(index) if second.at >= int(started)]
@@ -184,12 +185,12 @@ def _phase(
                 for record in records
                 if record.key == fingerprint and record.outcome == "ok" and since <= record.at < end
             ]
-            # Of what flowed in since the tier waited, on the meter of which it took most.
+            # Of what flowed in since the tier waited, on the meter of which it took most: one call more may be waiting.
             shares = [
                 [_amount(record, meter.resource) / (meter.rate * (end - since)) for record in own]
                 for meter in pool.config.limits.meters
             ]
-            most = max(shares, key=sum)
+            most = max(shares, key=lambda share: sum(share) + max(share, default=0.0))
             tier_share[caller.tier], largest[caller.tier] = sum(most), max(most, default=0.0)
         truths[name] = PoolTruth(
             admitted=pool.accounts.counts.admitted,

@@ -23,7 +23,8 @@ class PoolTruth:
     while calls waited, over what it allowed them: its level at the beginning and all that flowed in, less the headroom
     that is reserved for the highest tier. `charged_per_second`: of that meter, as a fraction of its rate;
     `rejected_per_second`: quota 429s; index = second of the load. `tier_share`: what each tier used of what flowed
-    in since it had calls waiting, on the meter of which it used most; `largest`: its largest call there.
+    in since it had calls waiting, on the meter of which it used most, one call more counted; `largest`: its largest
+    call there.
     """
 
     admitted: int
@@ -106,8 +107,8 @@ def scheduled_checks(
 ) -> list[Check]:
     """The bars of a run without foreign use. `guarantees`: tier -> share of the limits that it is guaranteed.
 
-    A tier gets its guarantee on the meter of which its calls take most; one call's worth of it is coming together when
-    the run ends, and so much less is asked.
+    A tier gets its guarantee on the meter of which its calls take most, but for what may be coming together when the
+    run ends: one call's worth, and a second's (broker/core/tiers.py).
     """
     top = tier_figures(phase.results, top_tier)
     checks = [
@@ -124,7 +125,8 @@ def scheduled_checks(
     for name, pool in phase.pools.items():
         checks.append(Check(f"use of {name}'s {pool.binding}", f"{pool.use:.1%}", ">= 97 %", pool.use >= 0.97))
         for tier, share in guarantees.items():
-            got, least = pool.tier_share.get(tier, 0.0), share - pool.largest.get(tier, 0.0)
+            got = pool.tier_share.get(tier, 0.0)
+            least = share * (1.0 - 1.0 / phase.seconds) - pool.largest.get(tier, 0.0)
             what = f"{tier} guarantee of {share:.0%} on {name}"
             checks.append(Check(what, f"{got:.1%}", f">= {least:.1%}", 0.0 < least <= got))
     return checks

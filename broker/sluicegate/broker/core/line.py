@@ -58,12 +58,13 @@ class Line:
         self.budget.reconfigure(config, now)
         self.breaker.reconfigure(config.breaker, now, changed=config != self.config)
         self.config = config
+        meters = self.ranking.meters
         self.configured(now)
         old, self.queue = self.queue, PoolQueue(config.tiers, len(self.ranking.meters), now)
         before = {tier.name: tier for tier in old.tiers}
         for tier in self.queue.tiers:
             if tier.name in before:
-                tier.take_over(before[tier.name], now)
+                tier.take_over(before[tier.name], now, same_meters=self.ranking.meters == meters)
         for call in calls:
             if call.state is State.GRANTED:
                 call.vector = self.ranking.vector(call.charge)

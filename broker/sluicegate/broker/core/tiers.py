@@ -11,14 +11,17 @@ more than that.
 *Guarantee.* Credit accrues on each continuous meter at `guaranteed_percent` of its effective rate, only while the
 tier is backlogged. It is debited by guarantee grants alone, not by what the tier gets in order or borrows, for what
 they turned out to be charged. It is due when it covers the charge on every meter. So a backlogged tier gets its
-guarantee of the meter that its calls take most of. A guarantee of 0 never is due: the order is strict.
+guarantee of the meter that its calls take most of, but for what the caps cut. A guarantee of 0 never is due: the order
+is strict.
 
-Credit is capped twice. What is due but has no room does not pile up: on the meter where it is shortest, credit stays
-within one second's worth above the largest charge of this backlog, so that a due call that waits until the bucket
-holds its charge, or a smaller one that comes to the head before it, loses none; all meters lose as many seconds. What
-is left on one meter because another kept the call is for the next calls, which may take more of it: up to ten seconds'
-worth and two of the largest charges. Without it each call would wait for the meter that it takes most of by itself,
-and a tier whose calls differ would get a tenth less than its guarantee of every meter, or a fifth.
+What is due but has no room does not pile up: on the meter where there is least above the largest charge of this
+backlog, in seconds, credit stays within one second's worth above it, so that a due call that waits until the bucket
+holds its charge, or a smaller one that comes to the head before it, loses none. The other meters lose as many seconds.
+
+What is left on a meter because another one kept the call is for the next calls, which may take more of it: up to two
+seconds of the whole pool above the largest charge, which is what those above may have to wait for it. Without that each
+call would wait for the meter that it takes most of by itself, and a tier whose calls differ would get less than its
+guarantee of every meter. Some is lost with it, too, where single calls take many seconds of one meter.
 
 *Ceiling.* A bucket per meter that fills at `ceiling_percent` of the effective rate and holds one second of it. A grant
 may take it below zero; the tier is then out of the order until it is not.
@@ -41,8 +44,9 @@ from sluicegate.broker.core.fair import FairQueue
 from sluicegate.broker.core.flow import BATCH, Call, Flow, Urgency, Vector
 from sluicegate.wire.words import Reason
 
-_CREDIT_SECONDS = 1.0  # above the largest charge, on the meter of the shortest credit
-_UNEVEN_SECONDS, _UNEVEN_CHARGES = 10.0, 2.0  # on the others
+_CREDIT_SECONDS = 1.0  # of the guarantee, above the largest charge, on the meter that has least
+_UNEVEN_SECONDS = 2.0  # of the pool, above the largest charge, on any meter
+_ASK_AGAIN = 1.0  # seconds until a call that was not due may be, since rates change
 _CEILING_SECONDS = 1.0
 ARRIVAL_SECONDS = 10.0  # time constant of the arrival rate
 _EPSILON = 1e-9
@@ -219,7 +223,8 @@ class Tier:
         self.interactive.virtual = max(self.interactive.virtual, self.everyone.virtual)
         self._forget()
         self._credit_at = now
-        self._largest = [0.0] * self._meters
+        if now > self._idle_since:
+            self._largest = [0.0] * self._meters
 
     def _displace(self, flow: Flow, now: float) -> None:
         self._withdraw(flow, now, everyone=not len(flow), interactive=not flow.interactive)
@@ -322,7 +327,7 @@ class Tier:
 
     def due(self, call: Call, now: float, rates: Sequence[float]) -> bool:
         """Does the credit, within its caps, cover `call`? Call `accrue` before."""
-        unused = inf  # seconds by which the shortest credit is above its cap
+        unused = inf  # seconds above the first cap, of the meter that has least
         for index, amount in enumerate(call.vector):
             largest = self._largest[index] = max(self._largest[index], amount)
             filling = self.guaranteed * rates[index]
@@ -332,12 +337,12 @@ class Tier:
         wait = 0.0
         for index, amount in enumerate(call.vector):
             filling = self.guaranteed * rates[index]
-            most = _UNEVEN_CHARGES * self._largest[index] + _UNEVEN_SECONDS * filling
+            most = self._largest[index] + _UNEVEN_SECONDS * rates[index]
             credit = self._credit[index] = min(self._credit[index] - unused * filling, most)
             if credit + _EPSILON < amount:
                 wait = max(wait, (amount - credit) / filling if filling > 0.0 else inf)
         self._not_due = call
-        self._not_due_before = now + wait
+        self._not_due_before = now + min(wait, _ASK_AGAIN)
         return not wait
 
     def surely_not_due(self, call: Call, now: float) -> bool:
@@ -376,13 +381,14 @@ class Tier:
 
     # ---- a new configuration
 
-    def take_over(self, old: Tier, now: float) -> None:
+    def take_over(self, old: Tier, now: float, *, same_meters: bool) -> None:
         """Keep what the tier of the same name knew before the configuration changed: all but its calls."""
         self.everyone.virtual = old.everyone.virtual
         self.interactive.virtual = old.interactive.virtual
         self._idle_since = now if old.weight_everyone else old._idle_since
-        if old._meters == self._meters:
-            self._credit, self._credit_at, self._unaccrued = old._credit, old._credit_at, old._unaccrued
+        if same_meters:
+            self._credit, self._largest = old._credit, old._largest
+            self._unaccrued = old._unaccrued + (max(0.0, now - old._credit_at) if old.weight_everyone else 0.0)
             self._level, self._level_at = old._level, old._level_at
             self.arrivals_interactive, self.arrivals_batch = old.arrivals_interactive, old.arrivals_batch
         for known in old.flows():
