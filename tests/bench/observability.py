@@ -3,9 +3,9 @@
 
 The broker with and without its metrics; the sidecar without metrics, with them, and with traces of one call in a
 hundred as well, sent to a collector: where traces begin in it, and where they are the app's, which says in each call's
-`traceparent` whether it is sampled. All stand at once on one core and get the same load in turns, short ones and in
-turned order, since a shared machine is not equally fast all the time; each page of metrics is read once in a turn. What
-counts is all CPU that a program takes, until its last spans are sent, by its calls; what is saturated serves that much
+`traceparent` whether it is sampled. All stand at once on one core and get the same load in turns, of a quarter of a
+second and in turned order, since a shared machine is slower for a second or two now and then; each page of metrics is
+read once a second of its load. What counts is all CPU that a program takes, until its last spans are sent, by its calls; what is saturated serves that much
 less. All are started anew again and again, since one process is some per cent faster than its twin: a cost is the
 median of what each start says.
 """
@@ -51,8 +51,8 @@ def counted(page: str) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=12, help="of all programs: one is some per cent off another")
-    parser.add_argument("--rounds", type=int, default=2, help="of each start")
-    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=8, help="of each start")
+    parser.add_argument("--seconds", type=float, default=0.25)
     options = parser.parse_args()
     figures = Figures("observability")
     names: list[str] = []
@@ -106,7 +106,8 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
         calls = dict.fromkeys(before, 0)
         for number in range(rounds):
             for name, it, command in runs if number % 2 else reversed(runs):
-                result = _turn(it, command, seconds, scrape=PLAIN not in name)
+                second = int((number + 1) * seconds) > int(number * seconds)
+                result = _turn(it, command, seconds, scrape=second and PLAIN not in name)
                 calls[name] += result["done"]
                 figures.add(f"{name} calls/s", result["done"] / result["seconds"])
         time.sleep(SENT_WITHIN)

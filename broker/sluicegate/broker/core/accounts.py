@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What calls came to, as plain numbers by pool and party. Every call passes here: it is compiled with the core."""
+"""What calls came to, as plain numbers by pool and party.
+
+Every call passes here: it is compiled with the core. Its classes are plain, since the attributes of a dataclass with
+slots stay Python's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from sluicegate.broker.core.effects import Decision, Effect, Party, Requeued, Settled
@@ -42,44 +45,44 @@ class Spread:
         self.total += value
 
 
-@dataclass(slots=True)
 class Came:
     """Calls with one outcome: how many have ended so, and their waits from arrival to the first decision."""
 
-    ended: int = 0
-    waits: Spread = field(default_factory=lambda: Spread(WAITS))
+    def __init__(self) -> None:
+        self.ended = 0
+        self.waits = Spread(WAITS)
 
 
-@dataclass(slots=True)
 class Ratios:
     """Of one pool's calls: tokens reserved / used, input tokens expected / real."""
 
-    reserved: Spread = field(default_factory=lambda: Spread(RATIOS))
-    expected: Spread = field(default_factory=lambda: Spread(RATIOS))
+    def __init__(self) -> None:
+        self.reserved = Spread(RATIOS)
+        self.expected = Spread(RATIOS)
 
 
-@dataclass(slots=True)
 class Account:
     """One party's calls in one pool. `attempts`: grants, those of further attempts included; `reserved`: tokens."""
 
-    ratios: Ratios
-    attempts: int = 0
-    reserved: float = 0.0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    outcomes: dict[Outcome, Came] = field(default_factory=dict[Outcome, Came])
-    decided: dict[tuple[Outcome, Reason], Decided] = field(default_factory=dict[tuple[Outcome, Reason], "Decided"])
-    answers: dict[str, int] = field(default_factory=dict[str, int])
-    retries: dict[Reason, int] = field(default_factory=dict[Reason, int])
+    def __init__(self, ratios: Ratios) -> None:
+        self.ratios = ratios
+        self.attempts = 0
+        self.reserved = 0.0
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.outcomes: dict[Outcome, Came] = {}
+        self.decided: dict[tuple[Outcome, Reason], Decided] = {}
+        self.answers: dict[str, int] = {}
+        self.retries: dict[Reason, int] = {}
 
 
-@dataclass(slots=True)
 class Decided:
     """Decisions of one outcome and reason in one account."""
 
-    account: Account
-    came: Came
-    count: int = 0
+    def __init__(self, account: Account, came: Came) -> None:
+        self.account = account
+        self.came = came
+        self.count = 0
 
 
 class Accounts:
@@ -101,6 +104,10 @@ class Accounts:
 
     def count(self, effects: list[Effect]) -> None:
         """The effects of one event, all of them."""
+        if len(effects) == 1 and isinstance(only := effects[0], Settled):
+            self._settled(only)
+            self._end(only.call_id)
+            return
         settled = False
         for effect in effects:
             if isinstance(effect, Decision):
@@ -113,9 +120,7 @@ class Accounts:
                 retries[effect.reason] = retries.get(effect.reason, 0) + 1
         if settled:
             for call_id in _ended(effects):
-                found = self._open.pop(call_id, None)
-                if found is not None:
-                    found.came.ended += 1
+                self._end(call_id)
 
     def _account(self, party: Party, pool: str) -> Account:
         key = (pool, party.tier, party.tenant, party.task_type)
@@ -149,6 +154,11 @@ class Accounts:
             self._open.pop(decision.call_id, None)
             decided.came.ended += 1
 
+    def _end(self, call_id: str) -> None:
+        found = self._open.pop(call_id, None)
+        if found is not None:
+            found.came.ended += 1
+
     def _settled(self, effect: Settled) -> None:
         granted = self._open.get(effect.call_id)
         account = granted.account if granted is not None else self._account(effect.party, effect.pool)
@@ -167,9 +177,6 @@ class Accounts:
 
 def _ended(effects: list[Effect]) -> list[str]:
     """The calls that ended: no answer or further attempt follows their settlement."""
-    first = effects[0]
-    if len(effects) == 1 and isinstance(first, Settled):
-        return [first.call_id]
     ended: dict[str, None] = {}
     for effect in effects:
         if isinstance(effect, Settled):
