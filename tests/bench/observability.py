@@ -5,9 +5,9 @@ The broker with and without its metrics; the sidecar without metrics, with them,
 hundred as well, sent to a collector: where traces begin in it, and where they are the app's, which says in each call's
 `traceparent` whether it is sampled. All stand at once on one core and get the same load in turns, of a quarter of a
 second and in turned order, since a shared machine is slower for a second or two now and then; each page of metrics is
-read once a second of its load. What counts is all CPU that a program takes, until its last spans are sent, by its calls; what is saturated serves that much
-less. All are started anew again and again, since one process is some per cent faster than its twin: a cost is the
-median of what each start says.
+read once a second of its load. What counts is all CPU that a program takes, until its last spans are sent, by its
+calls; what is saturated serves that much less. All are started anew again and again, since one process is some per cent
+faster than its twin: a cost is the median of what each start says.
 """
 
 from __future__ import annotations
