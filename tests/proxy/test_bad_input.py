@@ -251,7 +251,7 @@ async def test_a_fault_of_the_sidecars_own_leaves_no_reservation_behind(monkeypa
 
     async with stand(complete) as s:
         with monkeypatch.context() as patched:
-            patched.setattr("sluicegate.sidecar.call.backward_headers", fault)
+            patched.setattr("sluicegate.sidecar.call.read_meters", fault)
             status, _, _ = await post(s, CHAT)
         assert status == 503
         await s.broker.until(lambda: bool(s.broker.ends))

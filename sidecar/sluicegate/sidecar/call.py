@@ -174,12 +174,14 @@ class Call:
 
     async def _receive(self, grant: pb.Grant, way: Way, upstream: UpstreamResponse) -> web.StreamResponse | Failure:
         books, provider, hides = self._books, way.provider, way.hides
+        readings = read_meters(provider, upstream.headers, way.dialect)
+        if readings.ignored:
+            self._s.metrics.ignored_headers(provider).inc(readings.ignored)
+        if readings.meters and grant.pool:
+            self._s.broker.observe(books.call_id, readings.meters)
         headers = backward_headers(upstream.headers)
         if upstream.status >= 400:
-            self._observe(grant, way, upstream)
             return await self._failed(grant, way, upstream, headers)
-        # What has come goes to the app first; and the broker hears of it before any settlement, whose turn is later.
-        asyncio.get_running_loop().call_soon(lambda: self._observe(grant, way, upstream))
         content_type = headers.get("content-type", "")
         decoder = None
         coding = headers.get("content-encoding", "identity")
@@ -202,14 +204,6 @@ class Call:
                     headers.popall("content-encoding", None)
                 return Failure(verdict, True, upstream.status, headers, first, reason=upstream.reason)
         return await self._pass_on(grant, way, upstream, headers, first, body)
-
-    def _observe(self, grant: pb.Grant, way: Way, upstream: UpstreamResponse) -> None:
-        """Tells the broker what a response's headers say of the limits."""
-        readings = read_meters(way.provider, upstream.headers, way.dialect)
-        if readings.ignored:
-            self._s.metrics.ignored_headers(way.provider).inc(readings.ignored)
-        if readings.meters and grant.pool:
-            self._s.broker.observe(self._books.call_id, readings.meters)
 
     async def _pass_on(
         self,
