@@ -146,7 +146,7 @@ def _round(url: str, program: Program | None, broker: Program, seconds: float) -
     alone, _ = under("--connections", 1)
     short, shorter = under("--connections", 8, "--stream", "--max-tokens", SHORT)
     long, longer = under("--connections", 8, "--stream", "--max-tokens", LONG)
-    begun, _ = under("--connections", 1, "--stream", "--max-tokens", BRIEF, "--seconds", 4 * seconds)
+    begun, _ = under("--connections", 1, "--stream", "--max-tokens", BRIEF, "--seconds", 2 * seconds)
     kept = {
         "calls/s": many["done"] / many["seconds"],
         "p50 us": alone["latency_us"]["p50"],
