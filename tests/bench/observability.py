@@ -105,9 +105,9 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
         before = {name: it.program.cpu for name, it, _ in runs}
         calls = dict.fromkeys(before, 0)
         for number in range(rounds):
+            a_second_is_full = int((number + 1) * seconds) > int(number * seconds)
             for name, it, command in runs if number % 2 else reversed(runs):
-                second = int((number + 1) * seconds) > int(number * seconds)
-                result = _turn(it, command, seconds, scrape=second and PLAIN not in name)
+                result = _turn(it, command, seconds, scrape=a_second_is_full and PLAIN not in name)
                 calls[name] += result["done"]
                 figures.add(f"{name} calls/s", result["done"] / result["seconds"])
         time.sleep(SENT_WITHIN)

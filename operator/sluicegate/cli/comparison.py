@@ -88,9 +88,9 @@ async def run_scheduled(
         first_waits: dict[tuple[str, str], float] = {}
         for record in records:
             for tier, waiting in record["waiting"].items():
-                if waiting:
-                    at = datetime.fromisoformat(record["time"]).timestamp() - wall
-                    first_waits.setdefault((record["pool"], tier), at)
+                key = (record["pool"], tier)
+                if waiting and key not in first_waits:
+                    first_waits[key] = datetime.fromisoformat(record["time"]).timestamp() - wall
         return Ran(
             _phase(
                 title,

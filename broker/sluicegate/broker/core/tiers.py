@@ -235,7 +235,7 @@ class Tier:
             self.weight_everyone -= flow.weight
             if not self.weight_everyone:
                 self._idle_since = now
-                self._unaccrued += max(0.0, now - self._credit_at)
+                self._unaccrued = self._backlogged_for(now)
                 self.short = False
         if interactive and flow.keys[1] is not None:
             self.interactive.discard(flow)
@@ -316,9 +316,13 @@ class Tier:
 
     # ---- guarantee
 
+    def _backlogged_for(self, now: float) -> float:
+        """Seconds that gave no credit yet, of a tier that is backlogged until `now`."""
+        return self._unaccrued + max(0.0, now - self._credit_at)
+
     def accrue(self, now: float, rates: Sequence[float]) -> None:
         """Credit for the backlogged time since the last call; the tier is backlogged."""
-        elapsed = self._unaccrued + max(0.0, now - self._credit_at)
+        elapsed = self._backlogged_for(now)
         if elapsed:
             self._unaccrued = 0.0
             self._credit_at = now
@@ -388,7 +392,7 @@ class Tier:
         self._idle_since = now if old.weight_everyone else old._idle_since
         if same_meters:
             self._credit, self._largest = old._credit, old._largest
-            self._unaccrued = old._unaccrued + (max(0.0, now - old._credit_at) if old.weight_everyone else 0.0)
+            self._unaccrued = old._backlogged_for(now) if old.weight_everyone else old._unaccrued
             self._level, self._level_at = old._level, old._level_at
             self.arrivals_interactive, self.arrivals_batch = old.arrivals_interactive, old.arrivals_batch
         for known in old.flows():
