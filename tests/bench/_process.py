@@ -80,6 +80,12 @@ class Program:
         """Its process's id."""
         return self._process.pid
 
+    def ended(self, within: float = 1.0) -> bool:
+        """Whether it has ended by itself, now or `within` seconds: its connections close before it is gone."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(within)
+        return self._process.returncode is not None
+
     @property
     def cpu(self) -> float:
         """Seconds of CPU so far, of all its threads.

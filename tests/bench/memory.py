@@ -36,7 +36,7 @@ def main() -> int:
         print(f"the sidecar of the image in {options.root}, with its Python")
     with contextlib.ExitStack() as stack:
         folder, keys = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
-        endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
+        endpoint = stack.enter_context(_parts.upstream("--pace", "0"))
         _parts.write(folder, [_parts.pool("p", ["gpt-4o"], endpoint), *_parts.tenants(16)])
         broker = stack.enter_context(_parts.broker(folder, OTHERS, tls=_parts.keys(keys)))
         sidecar = stack.enter_context(_parts.sidecar(broker, root=options.root))
@@ -56,7 +56,9 @@ def main() -> int:
         rows = ["at start", "o200k loaded"]
         for calls in range(STEP, options.calls + 1, STEP):
             load("http", "--url", sidecar.chat, "--connections", 16, "--calls", STEP * 3 // 4)
-            load("http", "--url", sidecar.chat, "--connections", 16, "--calls", STEP // 4, "--stream")
+            load(
+                "http", "--url", sidecar.chat, "--connections", 16, "--calls", STEP // 4, "--stream", "--max-tokens", 10
+            )
             rows.append(f"{calls:,} calls")
             after.append(note(rows[-1]))
     figures.table(["RSS MB", "private MB"], rows)

@@ -77,7 +77,7 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
     """Starts every program, and measures them in turns; their names."""
     with contextlib.ExitStack() as stack:
         made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        endpoint = stack.enter_context(_parts.upstream("--chunks", 10, "--pace", "0"))
+        endpoint = stack.enter_context(_parts.upstream())
         collectors = {name: stack.enter_context(_parts.upstream()).removesuffix("/v1") for name in (TRACED, THEIRS)}
         _parts.write(made, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)])
 

@@ -29,15 +29,20 @@ const event = `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","create
 const usageEvent = `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o",` +
 	`"choices":[],"usage":{"prompt_tokens":30,"completion_tokens":10,"total_tokens":40}}` + "\n\n"
 
+const done = "data: [DONE]\n\n"
+
 var maxTokens = regexp.MustCompile(`"max_tokens": ?(\d+)`)
 
 func upstream(args []string) any {
 	set := flag.NewFlagSet("upstream", flag.ExitOnError)
-	chunks := set.Int("chunks", 50, "of a stream, unless its max_tokens are fewer")
-	pace := set.Duration("pace", 4*time.Millisecond, "between the chunks of a stream; 0: at once")
+	pace := set.Duration("pace", 4*time.Millisecond, "between the chunks of a stream, which has max_tokens words; 0: at once")
 	address := set.String("address", "127.0.0.1:0", "to serve on")
 	check(set.Parse(args))
-	chunk := fmt.Appendf(nil, event, `"content":" word"`, "null")
+	// No two alike in a row: LiteLLM ends a stream that repeats itself as an error.
+	words := [][]byte{}
+	for _, word := range strings.Fields("The quick brown fox jumps over the lazy dog.") {
+		words = append(words, fmt.Appendf(nil, event, fmt.Sprintf(`"content":" %s"`, word), "null"))
+	}
 	last := fmt.Appendf(nil, event, "", `"stop"`)
 	var exports atomic.Int64
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -68,16 +73,15 @@ func upstream(args []string) any {
 		flush := http.NewResponseController(w)
 		ticks := time.NewTicker(max(*pace, 1))
 		defer ticks.Stop()
-		count := *chunks
+		count := 0
 		if said := maxTokens.FindSubmatch(body); said != nil {
-			most, _ := strconv.Atoi(string(said[1]))
-			count = min(count, most)
+			count, _ = strconv.Atoi(string(said[1]))
 		}
-		for range count {
+		for n := range count {
 			if *pace > 0 {
 				<-ticks.C
 			}
-			w.Write(chunk)
+			w.Write(words[n%len(words)])
 			if flush.Flush() != nil {
 				return
 			}
@@ -86,7 +90,7 @@ func upstream(args []string) any {
 		if bytes.Contains(body, []byte("include_usage")) {
 			io.WriteString(w, usageEvent)
 		}
-		io.WriteString(w, "data: [DONE]\n\n")
+		io.WriteString(w, done)
 	})}
 	listener, err := net.Listen("tcp", *address)
 	check(err)
@@ -131,7 +135,7 @@ func chat(args []string) any {
 			defer all.Done()
 			var took, began []time.Duration
 			chunks := 0
-			buffer := make([]byte, 1<<16)
+			buffer := make([]byte, 1<<20) // of a whole answer
 			for {
 				now := time.Now()
 				if *calls > 0 && made.Add(1) > int64(*calls) || *calls == 0 && !now.Before(end) {
@@ -153,12 +157,11 @@ func chat(args []string) any {
 				}
 				got := 0
 				for {
-					size, err := response.Body.Read(buffer)
+					size, err := response.Body.Read(buffer[got:])
 					if got == 0 {
 						began = append(began, time.Since(now))
 					}
 					got += size
-					chunks += bytes.Count(buffer[:size], []byte("data: {"))
 					if err == io.EOF {
 						break
 					}
@@ -166,6 +169,9 @@ func chat(args []string) any {
 				}
 				response.Body.Close()
 				took = append(took, time.Since(now))
+				if *streamed {
+					chunks += whole(buffer[:got], *tokens)
+				}
 			}
 			lock.Lock()
 			defer lock.Unlock()
@@ -178,6 +184,14 @@ func chat(args []string) any {
 	result.Seconds = time.Since(begun).Seconds()
 	result.Latency, result.First = spreadOf(latency...), spreadOf(first...)
 	return result
+}
+
+// The chunks of a stream. Fails unless it came to its end with as many words as were asked for.
+func whole(stream []byte, words int) int {
+	if said := bytes.Count(stream, []byte(`"content":" `)); said != words || !bytes.HasSuffix(stream, []byte(done)) {
+		log.Fatalf("a stream of %d words of %d: ...%s", said, words, stream[max(0, len(stream)-1000):])
+	}
+	return bytes.Count(stream, []byte("data: {"))
 }
 
 // As W3C's trace context has it, of a trace of which one in a hundred is sampled.
