@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from google.protobuf.message import Message
+from prometheus_client.parser import text_string_to_metric_families
 
 import sluicegate
 from sluicegate.kube import certificates
@@ -83,6 +84,19 @@ class Served:
         return f"http://{self.address}/openai/v1/chat/completions"
 
 
+def count(served: Served, name: str) -> float:
+    """What a counter of `served` says, whatever its labels."""
+    with urllib.request.urlopen(f"{served.admin}/metrics", timeout=10) as answer:
+        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    return sum(sample.value for sample in families[name].samples if sample.name.endswith("_total"))
+
+
+def _none(served: Served, *names: str) -> None:
+    """Fails where one of these counters is not 0: what was measured was not the work that it is said to be."""
+    if counted := {name: said for name in names if (said := count(served, name))}:
+        raise RuntimeError(f"not all went as it should: {counted}\n{served.program.tail()}")
+
+
 @functools.cache
 def _compile() -> None:
     """Bytecode, as an image has it: whatever PYTHONDONTWRITEBYTECODE says, no start compiles sources."""
@@ -124,7 +138,10 @@ def broker(
             # A warning says that pods of one namespace are several tenants here; a tenant that is unknown is refused.
             if findings := [found for found in json.load(answer) if found["severity"] != "warning"]:
                 raise RuntimeError(f"documents are not in effect: {findings}")
-        yield Served(program, port, admin, took, tls / "ca.pem" if tls is not None else None)
+        served = Served(program, port, admin, took, tls / "ca.pem" if tls is not None else None)
+        yield served
+        if program.ended(0) is None:
+            _none(served, "sluicegate_settlement_anomalies")
 
 
 @contextlib.contextmanager
@@ -148,7 +165,10 @@ def sidecar(
         start = ["chroot", root, "/opt/sluicegate/bin/sluicegate-sidecar"]
     with Program(start, core, environment) as program:
         admin = f"http://127.0.0.1:{admin_port}"
-        yield Served(program, port, admin, program.until(f"{admin}/readyz"))
+        served = Served(program, port, admin, program.until(f"{admin}/readyz"))
+        yield served
+        faults = "response_faults", "broker_session_failures", "dropped_messages", "decided_alone"
+        _none(served, *(f"sluicegate_sidecar_{fault}" for fault in faults))
 
 
 @contextlib.contextmanager

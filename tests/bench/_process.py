@@ -80,11 +80,12 @@ class Program:
         """Its process's id."""
         return self._process.pid
 
-    def ended(self, within: float = 1.0) -> bool:
-        """Whether it has ended by itself, now or `within` seconds: its connections close before it is gone."""
+    def ended(self, within: float = 1.0) -> int | None:
+        """How it has ended by itself, now or `within` seconds, since its connections close before it is gone; None
+        while it runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(within)
-        return self._process.returncode is not None
+        return self._process.returncode
 
     @property
     def cpu(self) -> float:
@@ -121,8 +122,12 @@ class Program:
 
     def tail(self) -> str:
         """The end of what it wrote."""
+        return self.wrote()[-4000:]
+
+    def wrote(self) -> str:
+        """All that it wrote."""
         self.log.seek(0)
-        return self.log.read()[-4000:].decode(errors="replace")
+        return self.log.read().decode(errors="replace")
 
     def say(self, line: str) -> None:
         """A line to one that talks."""

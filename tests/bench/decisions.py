@@ -136,12 +136,18 @@ def main() -> int:
                 *((name, command, broker.address, [broker.program]) for name, command in ours.items()),
                 *((name, command, f"127.0.0.1:{port}", [service, redis]) for name, command in theirs.items()),
             ]
+            done = 0
             for number in range(options.rounds + 1):
                 for name, command, address, programs in runs if number % 2 else reversed(runs):
                     before = sum(program.cpu for program in programs)
                     result = load(*command, "--address", address, "--seconds", options.seconds)
+                    if name in ours:
+                        done += result["done"]
                     if number:  # the first round warms up
                         _add(figures, name, result, sum(program.cpu for program in programs) - before)
+            settled = _parts.count(broker, "sluicegate_tokens_consumed") / _parts.USED
+            if abs(settled - done) > done / 50:  # a run's end leaves some on their way
+                raise RuntimeError(f"{done:,} calls were granted, {settled:,.0f} settled")
             for name, program in (("Sluicegate", broker.program), ("ratelimit", service), ("Redis", redis)):
                 figures.add(f"{name} RSS MB", program.rss)
     columns = ["decisions/s", "CPU us each", "per core-second", "p50 us", "p99 us", "charge p50 us", "RSS MB"]

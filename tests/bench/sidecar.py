@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +68,8 @@ def litellm(folder: Path, endpoint: str) -> Iterator[tuple[Program, str]]:
         url = f"http://127.0.0.1:{port}"
         program.until(f"{url}/health/liveliness", 120)
         yield program, f"{url}/v1/chat/completions"
+        if "Traceback" in program.wrote():
+            raise RuntimeError(f"LiteLLM had errors:\n{program.tail()}")
 
 
 def main() -> int:
@@ -95,11 +98,12 @@ def main() -> int:
                 for name, (url, program) in ways.items() if number % 2 else reversed(ways.items()):
                     kept[name] = _round(url, program, broker.program, options.seconds)
             except RuntimeError as error:
-                if not theirs.ended() or crashes == CRASHES:
-                    error.add_note(theirs.tail())
+                if theirs.ended() != -signal.SIGSEGV or crashes == CRASHES:
+                    for program in (theirs, ours.program, broker.program):
+                        error.add_note(program.tail())
                     raise
                 crashes, warm = crashes + 1, False
-                print(f"LiteLLM's process ended by itself; round {number + 1} is measured again with a new one")
+                print(f"LiteLLM's process crashed; round {number + 1} is measured again with a new one")
                 theirs, their_url = stack.enter_context(litellm(other, endpoint))
                 ways[THEIRS] = (their_url, theirs)
                 continue

@@ -19,8 +19,10 @@ import (
 	"time"
 )
 
+const text = "The quick brown fox jumps over the lazy dog."
+
 const answer = `{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"gpt-4o","choices":[{"index":0,` +
-	`"message":{"role":"assistant","content":"The quick brown fox jumps over the lazy dog."},"finish_reason":"stop"}],` +
+	`"message":{"role":"assistant","content":"` + text + `"},"finish_reason":"stop"}],` +
 	`"usage":{"prompt_tokens":30,"completion_tokens":10,"total_tokens":40}}`
 
 const event = `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o",` +
@@ -40,7 +42,7 @@ func upstream(args []string) any {
 	check(set.Parse(args))
 	// No two alike in a row: LiteLLM ends a stream that repeats itself as an error.
 	words := [][]byte{}
-	for _, word := range strings.Fields("The quick brown fox jumps over the lazy dog.") {
+	for _, word := range strings.Fields(text) {
 		words = append(words, fmt.Appendf(nil, event, fmt.Sprintf(`"content":" %s"`, word), "null"))
 	}
 	last := fmt.Appendf(nil, event, "", `"stop"`)
@@ -117,10 +119,11 @@ func chat(args []string) any {
 	tokens := set.Int("max-tokens", 100, "max_tokens of the request")
 	traced := set.Bool("traced", false, "each call is of a trace of the app's, of which one in a hundred is sampled")
 	check(set.Parse(args))
-	text := strings.Repeat("The quick brown fox jumps over the lazy dog. ", 8)
+	prompt := strings.Repeat(text+" ", 8)
 	request := fmt.Sprintf(`{"model":%q,"max_tokens":%d,"stream":%t,"messages":[{"role":"system","content":"You are terse."},`+
-		`{"role":"user","content":%q}]}`, *model, *tokens, *streamed, text)
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: *connections, DisableCompression: true}}
+		`{"role":"user","content":%q}]}`, *model, *tokens, *streamed, prompt)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: *connections, DisableCompression: true},
+		Timeout: time.Minute}
 
 	var all sync.WaitGroup
 	var lock sync.Mutex
@@ -157,6 +160,9 @@ func chat(args []string) any {
 				}
 				got := 0
 				for {
+					if got == len(buffer) {
+						log.Fatal("an answer of more than a MB")
+					}
 					size, err := response.Body.Read(buffer[got:])
 					if got == 0 {
 						began = append(began, time.Since(now))
@@ -171,6 +177,8 @@ func chat(args []string) any {
 				took = append(took, time.Since(now))
 				if *streamed {
 					chunks += whole(buffer[:got], *tokens)
+				} else if !bytes.Contains(buffer[:got], []byte(text)) {
+					log.Fatalf("not the answer: %s", buffer[:got])
 				}
 			}
 			lock.Lock()
@@ -186,9 +194,10 @@ func chat(args []string) any {
 	return result
 }
 
-// The chunks of a stream. Fails unless it came to its end with as many words as were asked for.
+// The chunks of a stream. Fails unless it came to its end with as many words as were asked for and no error.
 func whole(stream []byte, words int) int {
-	if said := bytes.Count(stream, []byte(`"content":" `)); said != words || !bytes.HasSuffix(stream, []byte(done)) {
+	said := bytes.Count(stream, []byte(`"content":" `))
+	if said != words || !bytes.HasSuffix(stream, []byte(done)) || bytes.Contains(stream, []byte(`"error"`)) {
 		log.Fatalf("a stream of %d words of %d: ...%s", said, words, stream[max(0, len(stream)-1000):])
 	}
 	return bytes.Count(stream, []byte("data: {"))
