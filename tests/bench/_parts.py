@@ -84,16 +84,25 @@ class Served:
         return f"http://{self.address}/openai/v1/chat/completions"
 
 
-def count(served: Served, name: str) -> float:
-    """What a counter of `served` says, whatever its labels."""
-    with urllib.request.urlopen(f"{served.admin}/metrics", timeout=10) as answer:
-        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
-    return sum(sample.value for sample in families[name].samples if sample.name.endswith("_total"))
+def read(url: str) -> str:
+    """What is there."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def counters(served: Served) -> dict[str, float]:
+    """What each counter of `served` says, whatever its labels."""
+    return {
+        family.name: sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+        for family in text_string_to_metric_families(read(f"{served.admin}/metrics"))
+        if family.type == "counter"
+    }
 
 
 def _none(served: Served, *names: str) -> None:
     """Fails where one of these counters is not 0: what was measured was not the work that it is said to be."""
-    if counted := {name: said for name in names if (said := count(served, name))}:
+    said = counters(served)
+    if counted := {name: said[name] for name in names if said[name]}:
         raise RuntimeError(f"not all went as it should: {counted}\n{served.program.tail()}")
 
 
@@ -134,10 +143,10 @@ def broker(
     with Program(command, core) as program:
         admin = f"http://127.0.0.1:{admin_port}"
         took = program.until(f"{admin}/readyz")
-        with urllib.request.urlopen(f"{admin}/debug/findings", timeout=5) as answer:
-            # A warning says that pods of one namespace are several tenants here; a tenant that is unknown is refused.
-            if findings := [found for found in json.load(answer) if found["severity"] != "warning"]:
-                raise RuntimeError(f"documents are not in effect: {findings}")
+        # A warning says that pods of one namespace are several tenants here; a tenant that is unknown is refused.
+        found = json.loads(read(f"{admin}/debug/findings"))
+        if findings := [finding for finding in found if finding["severity"] != "warning"]:
+            raise RuntimeError(f"documents are not in effect: {findings}")
         served = Served(program, port, admin, took, tls / "ca.pem" if tls is not None else None)
         yield served
         if program.ended(0) is None:

@@ -145,7 +145,7 @@ def main() -> int:
                         done += result["done"]
                     if number:  # the first round warms up
                         _add(figures, name, result, sum(program.cpu for program in programs) - before)
-            settled = _parts.count(broker, "sluicegate_tokens_consumed") / _parts.USED
+            settled = _parts.counters(broker)["sluicegate_tokens_consumed"] / _parts.USED
             if abs(settled - done) > done / 50:  # a run's end leaves some on their way
                 raise RuntimeError(f"{done:,} calls were granted, {settled:,.0f} settled")
             for name, program in (("Sluicegate", broker.program), ("ratelimit", service), ("Redis", redis)):

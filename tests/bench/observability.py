@@ -18,7 +18,6 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,18 +33,6 @@ PLAIN, COUNTED, TRACED, THEIRS = "without metrics", "with metrics", "with metric
 TRACES = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
 SENT_WITHIN = 6.0
 """Seconds; OTEL_BSP_SCHEDULE_DELAY is 5 by default."""
-
-
-def read(url: str) -> str:
-    """What is there."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
-
-
-def counted(page: str) -> float:
-    """The sum of all counters on a page of metrics, but for the process's own."""
-    lines = (line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("sluicegate_"))
-    return sum(float(value) for name, value in lines if name.partition("{")[0].endswith(("_total", "_count")))
 
 
 def main() -> int:
@@ -116,10 +103,11 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
         for name, it in sidecars.items():
             figures.add(f"sidecar {name} RSS MB", it.program.rss)
         for name, it, _ in runs:
-            if (counted(read(f"{it.admin}/metrics")) >= calls[name]) == (PLAIN in name):
+            counted = sum(value for what, value in _parts.counters(it).items() if what.startswith("sluicegate_"))
+            if (counted >= calls[name]) == (PLAIN in name):
                 raise RuntimeError(f"{name}: is not what it is called")
         for name, collector in collectors.items():
-            if not int(read(f"{collector}/exports")):
+            if not int(_parts.read(f"{collector}/exports")):
                 raise RuntimeError(f"sidecar {name}: none arrived")
     return [name for name, _, _ in runs]
 
@@ -127,7 +115,7 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
 def _turn(it: _parts.Served, command: Sequence[object], seconds: float, *, scrape: bool) -> Any:
     result = load(*command, "--seconds", seconds)
     if scrape:
-        read(f"{it.admin}/metrics")
+        _parts.read(f"{it.admin}/metrics")
     return result
 
 

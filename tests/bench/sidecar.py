@@ -42,34 +42,25 @@ MORE = """What each side does more
 
 
 @contextlib.contextmanager
-def litellm(folder: Path, endpoint: str) -> Iterator[tuple[Program, str]]:
+def litellm(endpoint: str) -> Iterator[tuple[Program, str]]:
     """LiteLLM's proxy with its defaults and one worker, logging errors only; its URL."""
     model = {
         "model_name": "gpt-4o",
         "litellm_params": {"model": "openai/gpt-4o", "api_base": endpoint, "api_key": "sk-x"},
     }
-    config = folder / "litellm.yaml"
-    config.write_text(json.dumps({"model_list": [model]}))
     port = free_port()
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     environment["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"  # no keys of its own: best for it
-    command = [
-        _peers.litellm(),
-        "--config",
-        str(config),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--num_workers",
-        "1",
-    ]
-    with Program([*command, "--telemetry", "False"], MEASURED, environment) as program:
-        url = f"http://127.0.0.1:{port}"
-        program.until(f"{url}/health/liveliness", 120)
-        yield program, f"{url}/v1/chat/completions"
-        if "Traceback" in program.wrote():
-            raise RuntimeError(f"LiteLLM had errors:\n{program.tail()}")
+    command = [_peers.litellm(), "--host", "127.0.0.1", "--port", port, "--num_workers", 1, "--telemetry", "False"]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
+        json.dump({"model_list": [model]}, config)
+        config.flush()
+        with Program([*command, "--config", config.name], MEASURED, environment) as program:
+            url = f"http://127.0.0.1:{port}"
+            program.until(f"{url}/health/liveliness", 120)
+            yield program, f"{url}/v1/chat/completions"
+            if "Traceback" in program.wrote():
+                raise RuntimeError(f"LiteLLM had errors:\n{program.tail()}")
 
 
 def main() -> int:
@@ -80,39 +71,12 @@ def main() -> int:
     options = parser.parse_args()
     figures = Figures("sidecar-tls" if options.tls else "sidecar")
     with contextlib.ExitStack() as stack:
-        folder, keys, other = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(3))
+        folder, keys = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
         endpoint = stack.enter_context(_parts.upstream("--pace", "4ms"))
         _parts.write(folder, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)])
         broker = stack.enter_context(_parts.broker(folder, OTHERS, tls=_parts.keys(keys) if options.tls else None))
         ours = stack.enter_context(_parts.sidecar(broker))
-        theirs, their_url = stack.enter_context(litellm(other, endpoint))
-        ways: dict[str, tuple[str, Program | None]] = {
-            DIRECT: (f"{endpoint}/chat/completions", None),
-            OURS: (ours.chat, ours.program),
-            THEIRS: (their_url, theirs),
-        }
-        number, warm, crashes = 0, False, 0
-        while number < options.rounds:
-            kept: dict[str, dict[str, float]] = {}
-            try:
-                for name, (url, program) in ways.items() if number % 2 else reversed(ways.items()):
-                    kept[name] = _round(url, program, broker.program, options.seconds)
-            except RuntimeError as error:
-                if theirs.ended() != -signal.SIGSEGV or crashes == CRASHES:
-                    for program in (theirs, ours.program, broker.program):
-                        error.add_note(program.tail())
-                    raise
-                crashes, warm = crashes + 1, False
-                print(f"LiteLLM's process crashed; round {number + 1} is measured again with a new one")
-                theirs, their_url = stack.enter_context(litellm(other, endpoint))
-                ways[THEIRS] = (their_url, theirs)
-                continue
-            if warm:
-                _add(figures, kept)
-                number += 1
-            warm = True
-        for name, program in ((OURS, ours.program), (THEIRS, theirs), ("its broker", broker.program)):
-            figures.add(f"{name} RSS MB", program.rss)
+        _rounds(figures, ours, broker.program, endpoint, options)
     figures.add("its broker CPU us/call", figures.median(f"{OURS} broker us/call"))
     for name in (OURS, THEIRS):
         figures.add(f"{name} CPU us/chunk", _chunk(figures, name))
@@ -134,6 +98,43 @@ def main() -> int:
     share = both / figures.median(f"{THEIRS} CPU us/call")
     print(f"  CPU us/call with its broker's, part of LiteLLM's: {share:.3g}")
     return figures.save()
+
+
+def _rounds(figures: Figures, ours: _parts.Served, broker: Program, endpoint: str, options: argparse.Namespace) -> None:
+    """Measures all rounds; one in which LiteLLM's process crashes, again with a new process."""
+    done = 0
+    for crashes in range(CRASHES + 1):
+        with litellm(endpoint) as (theirs, url):
+            ways = {
+                DIRECT: (f"{endpoint}/chat/completions", None),
+                OURS: (ours.chat, ours.program),
+                THEIRS: (url, theirs),
+            }
+            programs = {OURS: ours.program, THEIRS: theirs, "its broker": broker}
+            try:
+                _in_turn(ways, done, broker, options.seconds)  # warms up
+                while done < options.rounds:
+                    _add(figures, _in_turn(ways, done, broker, options.seconds))
+                    done += 1
+            except RuntimeError as error:
+                if theirs.ended() != -signal.SIGSEGV or crashes == CRASHES:
+                    for program in programs.values():
+                        error.add_note(program.tail())
+                    raise
+                print(f"LiteLLM's process crashed; round {done + 1} is measured again with a new one")
+            else:
+                for name, program in programs.items():
+                    figures.add(f"{name} RSS MB", program.rss)
+                figures.add("LiteLLM crashes", crashes)
+                return
+
+
+def _in_turn(
+    ways: dict[str, tuple[str, Program | None]], number: int, broker: Program, seconds: float
+) -> dict[str, dict[str, float]]:
+    """One round's figures of each way; their order turns with its number."""
+    order = ways.items() if number % 2 else reversed(ways.items())
+    return {name: _round(url, program, broker, seconds) for name, (url, program) in order}
 
 
 def _add(figures: Figures, kept: dict[str, dict[str, float]]) -> None:
