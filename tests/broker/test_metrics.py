@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls keep the name that their pool had."""
+"""Calls keep the name that their pool had; a scrape holds up nobody."""
 
 from __future__ import annotations
 
 import asyncio
 
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from sluicegate.broker.admin import page
 from sluicegate.broker.configuration import Configuration
 from sluicegate.broker.core.config import LimitConfig, PoolConfig, Snapshot
 from sluicegate.broker.core.events import Acquire, Configure
@@ -13,6 +16,7 @@ from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.metrics import Metrics
 from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
+from sluicegate.wire.tallies import Counts, Spreads
 from sluicegate.wire.values import Estimate
 from sluicegate.wire.words import Provider, Resource
 
@@ -44,3 +48,27 @@ async def test_calls_before_a_change_keep_the_name_of_their_pool() -> None:
     await call("c2", "new")
     assert (count("old"), count("new"), count("")) == (1.0, 1.0, None)
     runtime.stop()
+
+
+async def test_a_page_is_made_in_slices_between_which_others_go_on() -> None:
+    registry = CollectorRegistry()
+    for name in ("many", "few"):
+        counts = Counts(name, "How\nmany", ("of",), registry)
+        waits = Spreads(f"{name}_seconds", "Time", ("of",), [0.1 * n for n in range(14)], registry)
+        for n in range(600 if name == "many" else 3):
+            counts(f'# "{n}"\n').inc(n)
+            waits(str(n)).observe(n)
+    Gauge("none", "Nothing yet", ("of",), registry=registry)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    made = await page(registry)
+    beside.cancel()
+    assert made == generate_latest(registry)
+    assert turns > 600 * 17 / 250

@@ -88,7 +88,7 @@ class Metrics:
 
 
 class _Calls(Collector):
-    """What the accounts say."""
+    """What the accounts say; they may change from family to family, but not within one."""
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
@@ -97,44 +97,52 @@ class _Calls(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
+        accounts = self._accounts.by_labels
         requests = CounterMetricFamily(
             "sluicegate_requests", "Calls by what became of them in the end", labels=(*_PARTY, "outcome")
         )
+        for labels, account in accounts.items():
+            for outcome, came in account.outcomes.items():
+                requests.add_metric((*labels, outcome), came.ended)
+        yield requests
         waits = HistogramMetricFamily(
             "sluicegate_queue_wait_seconds",
             "Time from a call's arrival to its first decision",
             labels=(*_PARTY, "outcome"),
         )
+        for labels, account in accounts.items():
+            for outcome, came in account.outcomes.items():
+                show(waits, (*labels, outcome), came.waits)
+        yield waits
         attempts = CounterMetricFamily(
             "sluicegate_attempts", "Grants, those of a call's further attempts included", labels=_PARTY
         )
         retries = CounterMetricFamily(
             "sluicegate_retries", "Attempts that went back to the queue", labels=(*_PARTY, "reason")
         )
+        for labels, account in accounts.items():
+            attempts.add_metric(labels, account.attempts)
+            for reason, count in account.retries.items():
+                retries.add_metric((*labels, reason), count)
+        yield from (attempts, retries)
         reserved = CounterMetricFamily(
             "sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", labels=_PARTY
         )
         consumed = CounterMetricFamily(
             "sluicegate_tokens_consumed", "Tokens really used, as providers reported", labels=(*_PARTY, "kind")
         )
-        decisions: Tally[tuple[str, ...]] = Tally()
-        responses: Tally[tuple[str, ...]] = Tally()
-        for labels, account in self._accounts.by_labels.items():
-            pool, tier, *_ = labels
-            for outcome, came in account.outcomes.items():
-                requests.add_metric((*labels, outcome), came.ended)
-                show(waits, (*labels, outcome), came.waits)
-            attempts.add_metric(labels, account.attempts)
-            for reason, count in account.retries.items():
-                retries.add_metric((*labels, reason), count)
+        for labels, account in accounts.items():
             reserved.add_metric(labels, account.reserved)
             consumed.add_metric((*labels, "input"), account.input_tokens)
             consumed.add_metric((*labels, "output"), account.output_tokens)
+        yield from (reserved, consumed)
+        decisions: Tally[tuple[str, ...]] = Tally()
+        responses: Tally[tuple[str, ...]] = Tally()
+        for (pool, tier, *_), account in accounts.items():
             for (outcome, reason), decided in account.decided.items():
                 decisions[pool, tier, outcome, reason] += decided.count
             for error, count in account.answers.items():
                 responses[pool, error] += count
-        yield from (requests, waits, attempts, retries, reserved, consumed)
         yield _tallied(
             CounterMetricFamily(
                 "sluicegate_decisions", "Decisions by their reason", labels=("pool", "tier", "outcome", "reason")
