@@ -8,6 +8,7 @@ import contextlib
 import datetime as dt
 import functools
 import json
+import signal
 import sys
 import sysconfig
 import urllib.request
@@ -106,6 +107,17 @@ def _none(served: Served, *names: str) -> None:
         raise RuntimeError(f"not all went as it should: {counted}\n{served.program.tail()}")
 
 
+def consumed(broker: Served) -> float:
+    """The tokens of all settlements so far."""
+    return counters(broker)["sluicegate_tokens_consumed"]
+
+
+def accounted(tokens: float, each: int, calls: int) -> None:
+    """Fails where `tokens` are not what `calls` used, `each` as many; the end of a load leaves some on their way."""
+    if abs(tokens / each - calls) > calls / 50:
+        raise RuntimeError(f"{calls:,} calls were granted, {tokens / each:,.0f} settled")
+
+
 @functools.cache
 def _compile() -> None:
     """Bytecode, as an image has it: whatever PYTHONDONTWRITEBYTECODE says, no start compiles sources."""
@@ -149,7 +161,7 @@ def broker(
             raise RuntimeError(f"documents are not in effect: {findings}")
         served = Served(program, port, admin, took, tls / "ca.pem" if tls is not None else None)
         yield served
-        if program.ended(0) is None:
+        if program.ended(0) != -signal.SIGKILL:
             _none(served, "sluicegate_settlement_anomalies")
 
 

@@ -32,6 +32,8 @@ BRIEF, SHORT, LONG = 10, 50, 250
 CRASHES = 3
 """Of LiteLLM's process, that are let pass: before 3.12 Python may collect garbage while it sets a context variable, and
 so free what it reads (https://github.com/python/cpython/issues/148891)."""
+ANSWER_TOKENS = 40
+"""Of the provider's usage."""
 STREAMS, UNITS = ("short", "long"), ("CPU s", "calls", "chunks")
 ADDED = ("p50 us", "p99 us", "first p50 us", "first p99 us")
 MORE = """What each side does more
@@ -76,7 +78,7 @@ def main() -> int:
         _parts.write(folder, [_parts.pool("gpt-4o", ["gpt-4o"], endpoint), *_parts.tenants(16)])
         broker = stack.enter_context(_parts.broker(folder, OTHERS, tls=_parts.keys(keys) if options.tls else None))
         ours = stack.enter_context(_parts.sidecar(broker))
-        _rounds(figures, ours, broker.program, endpoint, options)
+        _rounds(figures, ours, broker, endpoint, options)
     figures.add("its broker CPU us/call", figures.median(f"{OURS} broker us/call"))
     for name in (OURS, THEIRS):
         figures.add(f"{name} CPU us/chunk", _chunk(figures, name))
@@ -100,7 +102,9 @@ def main() -> int:
     return figures.save()
 
 
-def _rounds(figures: Figures, ours: _parts.Served, broker: Program, endpoint: str, options: argparse.Namespace) -> None:
+def _rounds(
+    figures: Figures, ours: _parts.Served, broker: _parts.Served, endpoint: str, options: argparse.Namespace
+) -> None:
     """Measures all rounds; one in which LiteLLM's process crashes, again with a new process."""
     done = 0
     for crashes in range(CRASHES + 1):
@@ -110,7 +114,7 @@ def _rounds(figures: Figures, ours: _parts.Served, broker: Program, endpoint: st
                 OURS: (ours.chat, ours.program),
                 THEIRS: (url, theirs),
             }
-            programs = {OURS: ours.program, THEIRS: theirs, "its broker": broker}
+            programs = {OURS: ours.program, THEIRS: theirs, "its broker": broker.program}
             try:
                 _in_turn(ways, done, broker, options.seconds)  # warms up
                 while done < options.rounds:
@@ -130,11 +134,14 @@ def _rounds(figures: Figures, ours: _parts.Served, broker: Program, endpoint: st
 
 
 def _in_turn(
-    ways: dict[str, tuple[str, Program | None]], number: int, broker: Program, seconds: float
+    ways: dict[str, tuple[str, Program | None]], number: int, broker: _parts.Served, seconds: float
 ) -> dict[str, dict[str, float]]:
-    """One round's figures of each way; their order turns with its number."""
+    """One round's figures of each way; their order turns with its number. Fails unless the sidecar's calls settled."""
     order = ways.items() if number % 2 else reversed(ways.items())
-    return {name: _round(url, program, broker, seconds) for name, (url, program) in order}
+    before = _parts.consumed(broker)
+    kept = {name: _round(url, program, broker.program, seconds) for name, (url, program) in order}
+    _parts.accounted(_parts.consumed(broker) - before, ANSWER_TOKENS, int(kept[OURS]["calls"]))
+    return kept
 
 
 def _add(figures: Figures, kept: dict[str, dict[str, float]]) -> None:
@@ -177,6 +184,7 @@ def _round(url: str, program: Program | None, broker: Program, seconds: float) -
         "first p99 us": begun["first_us"]["p99"],
         "calls alone": alone["done"],
         "first chunks": begun["done"],
+        "calls": sum(result["done"] for result in (many, alone, short, long, begun)),
     }
     if program is not None:
         kept["CPU us/call"] = cpu / many["done"] * 1e6

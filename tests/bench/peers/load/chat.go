@@ -46,7 +46,7 @@ func upstream(args []string) any {
 		words = append(words, fmt.Appendf(nil, event, fmt.Sprintf(`"content":" %s"`, word), "null"))
 	}
 	last := fmt.Appendf(nil, event, "", `"stop"`)
-	var exports atomic.Int64
+	var spans atomic.Int64
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -54,10 +54,10 @@ func upstream(args []string) any {
 		}
 		switch r.URL.Path {
 		case "/v1/traces": // as a collector takes them
-			exports.Add(1)
+			spans.Add(int64(bytes.Count(body, []byte("gen_ai.operation.name")))) // once for each attempt
 			return
-		case "/exports":
-			fmt.Fprint(w, exports.Load())
+		case "/spans":
+			fmt.Fprint(w, spans.Load())
 			return
 		}
 		h := w.Header()

@@ -26,6 +26,7 @@ type fleetState struct {
 	Connected int     `json:"connected"`
 	Done      int     `json:"done"`
 	Refused   int     `json:"refused"`
+	Granted   int     `json:"granted"` // since the start
 	Told      int     `json:"told_bytes"`
 	Latency   spread  `json:"latency_us"`
 	Whole     float64 `json:"whole_after"` // seconds from the last `mark` until all were connected; 0: not yet
@@ -39,10 +40,10 @@ type member struct {
 
 type squadron struct {
 	sync.Mutex
-	connected, done, refused, told int
-	times                          []time.Duration
-	marked                         time.Time
-	whole                          float64
+	connected, done, refused, granted, told int
+	times                                   []time.Duration
+	marked                                  time.Time
+	whole                                   float64
 }
 
 // Reads commands from stdin: `rate N` (calls per second from now on), `mark` (start counting anew), `state` (print).
@@ -91,7 +92,7 @@ func fleet(args []string) any {
 		case "mark":
 			q.done, q.refused, q.told, q.times, q.whole, q.marked = 0, 0, 0, nil, 0, time.Now()
 		case "state":
-			print(fleetState{q.connected, q.done, q.refused, q.told, spreadOf(q.times), q.whole})
+			print(fleetState{q.connected, q.done, q.refused, q.granted, q.told, spreadOf(q.times), q.whole})
 		default:
 			log.Fatalf("no such command: %s", word)
 		}
@@ -173,6 +174,7 @@ func (m *member) heard(s *stream, message []byte, ends call, held time.Duration,
 	})
 	q.Lock()
 	q.done += len(granted)
+	q.granted += len(granted)
 	q.refused += refused
 	q.told += len(message)
 	q.times = append(q.times, times...)
