@@ -5,9 +5,9 @@ The broker with and without its metrics; the sidecar without metrics, with them,
 hundred as well, sent to a collector: where traces begin in it, and where they are the app's, which says in each call's
 `traceparent` whether it is sampled. All stand at once on one core and get the same load in turns, of a quarter of a
 second and in turned order, since a shared machine is slower for a second or two now and then; each page of metrics is
-read once a second of its load. What counts is all CPU that a program takes, until its last spans are sent, by its
-calls; what is saturated serves that much less. All are started anew again and again, since one process is some per cent
-faster than its twin: a cost is the median of what each start says.
+read once, after two seconds of load (Prometheus reads it each 15 to 60). What counts is all CPU that a program takes,
+until its last spans are sent, by its calls; what is saturated serves that much less. All are started anew again and
+again, since one process is some per cent faster than its twin: a cost is the median of what each start says.
 """
 
 from __future__ import annotations
@@ -93,9 +93,8 @@ def _start(figures: Figures, rounds: int, seconds: float) -> list[str]:
         before = {name: it.program.cpu for name, it, _ in runs}
         calls = dict.fromkeys(before, 0)
         for number in range(rounds):
-            a_second_is_full = int((number + 1) * seconds) > int(number * seconds)
             for name, it, command in runs if number % 2 else reversed(runs):
-                result = _turn(it, command, seconds, scrape=a_second_is_full and PLAIN not in name)
+                result = _turn(it, command, seconds, scrape=number == rounds - 1 and PLAIN not in name)
                 calls[name] += result["done"]
                 figures.add(f"{name} calls/s", result["done"] / result["seconds"])
         time.sleep(SENT_WITHIN)

@@ -35,7 +35,7 @@ def test_a_call_of_two_attempts_is_one_request() -> None:
     assert (account.attempts, came.ended, came.waits.total) == (2, 1, 0.3)
     assert came.waits.counts[WAITS.index(0.5)] == sum(came.waits.counts) == 1
     assert account.retries == {Reason.BINDING_LIMIT: 1}
-    assert account.answers == {"rpm": 1, "none": 1}
+    assert (account.fine, account.answers) == (1, {"rpm": 1})
     assert (account.reserved, account.input_tokens, account.output_tokens) == (200.0, 60, 20)
     assert account.decided[Outcome.GRANTED, Reason.ROOM].count == 2
 

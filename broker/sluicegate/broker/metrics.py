@@ -141,6 +141,8 @@ class _Calls(Collector):
         for (pool, tier, *_), account in accounts.items():
             for (outcome, reason), decided in account.decided.items():
                 decisions[pool, tier, outcome, reason] += decided.count
+            if account.fine:
+                responses[pool, ErrorClass.NONE] += account.fine
             for error, count in account.answers.items():
                 responses[pool, error] += count
         yield _tallied(

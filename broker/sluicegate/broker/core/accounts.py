@@ -62,7 +62,10 @@ class Ratios:
 
 
 class Account:
-    """One party's calls in one pool. `attempts`: grants, those of further attempts included; `reserved`: tokens."""
+    """One party's calls in one pool. `attempts`: grants, those of further attempts included; `reserved`: tokens.
+
+    `fine`: attempts that ended without an error, nearly all; the others are in `answers`.
+    """
 
     def __init__(self, ratios: Ratios) -> None:
         self.ratios = ratios
@@ -72,6 +75,7 @@ class Account:
         self.output_tokens = 0
         self.outcomes: dict[Outcome, Came] = {}
         self.decided: dict[tuple[Outcome, Reason], Decided] = {}
+        self.fine = 0
         self.answers: dict[str, int] = {}
         self.retries: dict[Reason, int] = {}
 
@@ -105,8 +109,10 @@ class Accounts:
     def count(self, effects: list[Effect]) -> None:
         """The effects of one event, all of them."""
         if len(effects) == 1 and isinstance(only := effects[0], Settled):
-            self._settled(only)
-            self._end(only.call_id)
+            granted = self._open.pop(only.call_id, None)
+            self._settled(only, granted)
+            if granted is not None:
+                granted.came.ended += 1
             return
         settled = False
         for effect in effects:
@@ -114,7 +120,7 @@ class Accounts:
                 self._decided(effect)
             elif isinstance(effect, Settled):
                 settled = True
-                self._settled(effect)
+                self._settled(effect, self._open.get(effect.call_id))
             elif isinstance(effect, Requeued):
                 retries = self._account(effect.party, effect.pool).retries
                 retries[effect.reason] = retries.get(effect.reason, 0) + 1
@@ -159,17 +165,20 @@ class Accounts:
         if found is not None:
             found.came.ended += 1
 
-    def _settled(self, effect: Settled) -> None:
-        granted = self._open.get(effect.call_id)
+    def _settled(self, effect: Settled, granted: Decided | None) -> None:
         account = granted.account if granted is not None else self._account(effect.party, effect.pool)
-        account.answers[effect.error_class] = account.answers.get(effect.error_class, 0) + 1
+        fine = effect.error_class == _NONE
+        if fine:
+            account.fine += 1
+        else:
+            account.answers[effect.error_class] = account.answers.get(effect.error_class, 0) + 1
         account.reserved += effect.reserved_tokens
         used = effect.used_tokens
         if used is None:
             return
         account.input_tokens += effect.input_tokens
         account.output_tokens += effect.output_tokens
-        if used and effect.error_class == _NONE:
+        if used and fine:
             account.ratios.reserved.add(effect.reserved_tokens / used)
             if effect.input_tokens > 0:
                 account.ratios.expected.add(effect.estimated_input / effect.input_tokens)
