@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What calls came to, as plain numbers by pool and party.
 
-Every call passes here: it is compiled with the core. Its classes are plain, since the attributes of a dataclass with
-slots stay Python's.
+Every call passes here: it is compiled with the core. Its classes are plain, since mypyc does not know of a dataclass's
+attributes that they are always set, and checks each time that one is read.
 """
 
 from __future__ import annotations
@@ -111,8 +111,7 @@ class Accounts:
         if len(effects) == 1 and isinstance(only := effects[0], Settled):
             granted = self._open.pop(only.call_id, None)
             self._settled(only, granted)
-            if granted is not None:
-                granted.came.ended += 1
+            _end(granted)
             return
         settled = False
         for effect in effects:
@@ -126,7 +125,7 @@ class Accounts:
                 retries[effect.reason] = retries.get(effect.reason, 0) + 1
         if settled:
             for call_id in _ended(effects):
-                self._end(call_id)
+                _end(self._open.pop(call_id, None))
 
     def _account(self, party: Party, pool: str) -> Account:
         key = (pool, party.tier, party.tenant, party.task_type)
@@ -160,11 +159,6 @@ class Accounts:
             self._open.pop(decision.call_id, None)
             decided.came.ended += 1
 
-    def _end(self, call_id: str) -> None:
-        found = self._open.pop(call_id, None)
-        if found is not None:
-            found.came.ended += 1
-
     def _settled(self, effect: Settled, granted: Decided | None) -> None:
         account = granted.account if granted is not None else self._account(effect.party, effect.pool)
         fine = effect.error_class == _NONE
@@ -182,6 +176,11 @@ class Accounts:
             account.ratios.reserved.add(effect.reserved_tokens / used)
             if effect.input_tokens > 0:
                 account.ratios.expected.add(effect.estimated_input / effect.input_tokens)
+
+
+def _end(granted: Decided | None) -> None:
+    if granted is not None:
+        granted.came.ended += 1
 
 
 def _ended(effects: list[Effect]) -> list[str]:
