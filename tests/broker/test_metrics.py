@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
+from sluicegate.broker import admin
 from sluicegate.broker.admin import page
 from sluicegate.broker.configuration import Configuration
 from sluicegate.broker.core.config import LimitConfig, PoolConfig, Snapshot
+from sluicegate.broker.core.effects import Decision, Party
 from sluicegate.broker.core.events import Acquire, Configure
 from sluicegate.broker.core.units import Workload
 from sluicegate.broker.decisions import DecisionLog
@@ -18,7 +22,7 @@ from sluicegate.broker.runtime import Runtime
 from sluicegate.broker.sessions import Sessions
 from sluicegate.wire.tallies import Counts, Spreads
 from sluicegate.wire.values import Estimate
-from sluicegate.wire.words import Provider, Resource
+from sluicegate.wire.words import Outcome, Provider, Reason, Resource
 
 LIMITS = (LimitConfig(Resource.REQUESTS, 6e6, 60.0),)
 
@@ -72,3 +76,28 @@ async def test_a_page_is_made_in_slices_between_which_others_go_on() -> None:
     beside.cancel()
     assert made == generate_latest(registry)
     assert turns > 600 * 17 / 250
+
+
+async def test_many_parties_are_shown_in_pieces_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime(snapshot("1", "a"))
+    metrics = Metrics(runtime, Sessions(runtime, 5.0), Configuration(runtime), DecisionLog(), 1_000)
+    for n in range(500):
+        party = Party(f"t{n}", "Free", "")
+        granted = [
+            Decision(0.0, f"{n}-{i}", party, "a", "m", Outcome.GRANTED, Reason.ROOM, 0.0, 1, None, ()) for i in range(n)
+        ]
+        metrics.witness([*granted], 0.0)
+    assert max(len(family.samples) for family in metrics.registry.collect()) <= 250
+    monkeypatch.setattr(admin, "_PAUSE", 3600.0)
+    monkeypatch.setattr(admin, "_PAUSES", 0.0)  # pauses end, however large the page
+    async with asyncio.timeout(30):
+        made = (await page(metrics.registry)).decode()
+    families = list(text_string_to_metric_families(made))
+    assert len({family.name for family in families}) == len(families)
+    attempts = next(family for family in families if family.name == "sluicegate_attempts")
+    assert {int(sample.labels["tenant"][1:]): sample.value for sample in attempts.samples} == {
+        n: n for n in range(1, 500)
+    }
+    waits = next(family for family in families if family.name == "sluicegate_queue_wait_seconds")
+    assert sum(sample.value for sample in waits.samples if sample.name.endswith("_count")) == 500 * 499 / 2
+    runtime.stop()

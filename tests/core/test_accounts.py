@@ -35,7 +35,7 @@ def test_a_call_of_two_attempts_is_one_request() -> None:
     assert (account.attempts, came.ended, came.waits.total) == (2, 1, 0.3)
     assert came.waits.counts[WAITS.index(0.5)] == sum(came.waits.counts) == 1
     assert account.retries == {Reason.BINDING_LIMIT: 1}
-    assert (account.fine, account.answers) == (1, {"rpm": 1})
+    assert account.settlements.answers == {"rpm": 1, "none": 1}
     assert (account.reserved, account.input_tokens, account.output_tokens) == (200.0, 60, 20)
     assert account.decided[Outcome.GRANTED, Reason.ROOM].count == 2
 
@@ -43,9 +43,9 @@ def test_a_call_of_two_attempts_is_one_request() -> None:
 def test_ratios_are_of_what_was_really_used() -> None:
     accounts = Accounts(label)
     accounts.count([decision("a"), decision("b"), settled("a"), settled("b", used=None)])
-    ratios = accounts.ratios["p"]
-    assert (ratios.reserved.total, ratios.expected.total) == (100 / 80, 66 / 60)
-    assert ratios.reserved.counts[RATIOS.index(1.25)] == ratios.expected.counts[RATIOS.index(1.1)] == 1
+    settlements = accounts.settlements["p"]
+    assert (settlements.reserved.total, settlements.expected.total) == (100 / 80, 66 / 60)
+    assert settlements.reserved.counts[RATIOS.index(1.25)] == settlements.expected.counts[RATIOS.index(1.1)] == 1
 
 
 def test_a_call_that_ends_without_a_slot_counts_at_once() -> None:

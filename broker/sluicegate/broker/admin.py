@@ -24,8 +24,9 @@ from sluicegate.broker.metrics import Metrics
 from sluicegate.broker.runtime import Runtime
 
 _QUEUE = 1_000
-_SLICE, _PAUSE = 250, 0.01
-"""Samples of which text is made at once, some 2 ms, and seconds until the next, in which calls go on."""
+_SLICE, _PAUSE, _PAUSES = 250, 0.01, 2.0
+"""Samples of which text is made at once, some 2 ms; seconds until the next, in which calls go on; seconds until calls
+have but one turn of the event loop in between."""
 
 
 class Admin:
@@ -113,18 +114,22 @@ class _Slice(Collector):
 async def page(registry: CollectorRegistry) -> bytes:
     """What `registry` has, whose families have no `_created` samples, made slice by slice: calls go on in between.
 
-    With 200 pools that is a quarter of a second of CPU within more than one.
+    A family may come in pieces, one after the other. With 200 pools and 1,000 parties that is a quarter of a second of
+    CPU. Pauses end after `_PAUSES` seconds, so that the largest page comes within a scrape's time as well.
     """
+    clock = asyncio.get_running_loop().time
+    until = clock() + _PAUSES
     parts: list[bytes] = []
-    since = 0
+    name, since = "", 0
     for family in registry.collect():
         for start in range(0, max(1, len(family.samples)), _SLICE):
             text = generate_latest(_Slice(family, start))
-            parts.append(text if start == 0 else text.split(b"\n", 2)[2])  # HELP and TYPE stand once
+            parts.append(text.split(b"\n", 2)[2] if family.name == name else text)  # HELP and TYPE stand once
+            name = family.name
             since += min(_SLICE, len(family.samples) - start)
             if since >= _SLICE:
                 since = 0
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_PAUSE if clock() < until else 0)
     return b"".join(parts)
 
 

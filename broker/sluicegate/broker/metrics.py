@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from sluicegate.broker.configuration import Configuration
-from sluicegate.broker.core.accounts import Accounts, Labels
+from sluicegate.broker.core.accounts import Account, Accounts, Labels
 from sluicegate.broker.core.effects import Effect, Party
 from sluicegate.broker.decisions import DecisionLog
 from sluicegate.broker.runtime import Runtime
@@ -27,6 +27,8 @@ from sluicegate.wire.words import ErrorClass
 OTHER = "other"
 _TASK_TYPES = 100
 _QUEUE_SCAN = 5_000
+_PIECE = 10
+"""Accounts whose samples are made at once, some hundreds."""
 _PARTY = ("pool", "tier", "tenant", "task_type")
 
 
@@ -87,8 +89,54 @@ class Metrics:
         return known, party.tier, self.tenant(party.tenant), self.task_type(party.task_type)
 
 
+def _requests(family: CounterMetricFamily, labels: Labels, account: Account) -> None:
+    for outcome, came in account.outcomes.items():
+        family.add_metric((*labels, outcome), came.ended)
+
+
+def _waits(family: HistogramMetricFamily, labels: Labels, account: Account) -> None:
+    for outcome, came in account.outcomes.items():
+        show(family, (*labels, outcome), came.waits)
+
+
+def _attempts(family: CounterMetricFamily, labels: Labels, account: Account) -> None:
+    family.add_metric(labels, account.attempts)
+
+
+def _retries(family: CounterMetricFamily, labels: Labels, account: Account) -> None:
+    for reason, count in account.retries.items():
+        family.add_metric((*labels, reason), count)
+
+
+def _reserved(family: CounterMetricFamily, labels: Labels, account: Account) -> None:
+    family.add_metric(labels, account.reserved)
+
+
+def _consumed(family: CounterMetricFamily, labels: Labels, account: Account) -> None:
+    family.add_metric((*labels, "input"), account.input_tokens)
+    family.add_metric((*labels, "output"), account.output_tokens)
+
+
+_COUNTER, _HISTOGRAM = CounterMetricFamily, HistogramMetricFamily
+_BY_ACCOUNT: tuple[tuple[Callable[..., Metric], str, str, tuple[str, ...], Callable[..., None]], ...] = (
+    (_COUNTER, "sluicegate_requests", "Calls by what became of them in the end", ("outcome",), _requests),
+    (
+        _HISTOGRAM,
+        "sluicegate_queue_wait_seconds",
+        "Time from a call's arrival to its first decision",
+        ("outcome",),
+        _waits,
+    ),
+    (_COUNTER, "sluicegate_attempts", "Grants, those of a call's further attempts included", (), _attempts),
+    (_COUNTER, "sluicegate_retries", "Attempts that went back to the queue", ("reason",), _retries),
+    (_COUNTER, "sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", (), _reserved),
+    (_COUNTER, "sluicegate_tokens_consumed", "Tokens really used, as providers reported", ("kind",), _consumed),
+)
+"""Families that have samples of each account: kind, name, text, labels beside the party's, what adds an account's."""
+
+
 class _Calls(Collector):
-    """What the accounts say; they may change from family to family, but not within one."""
+    """What the accounts say, in pieces of a few accounts each: between two of them the accounts may change."""
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
@@ -97,65 +145,28 @@ class _Calls(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        accounts = self._accounts.by_labels
-        requests = CounterMetricFamily(
-            "sluicegate_requests", "Calls by what became of them in the end", labels=(*_PARTY, "outcome")
-        )
-        for labels, account in accounts.items():
-            for outcome, came in account.outcomes.items():
-                requests.add_metric((*labels, outcome), came.ended)
-        yield requests
-        waits = HistogramMetricFamily(
-            "sluicegate_queue_wait_seconds",
-            "Time from a call's arrival to its first decision",
-            labels=(*_PARTY, "outcome"),
-        )
-        for labels, account in accounts.items():
-            for outcome, came in account.outcomes.items():
-                show(waits, (*labels, outcome), came.waits)
-        yield waits
-        attempts = CounterMetricFamily(
-            "sluicegate_attempts", "Grants, those of a call's further attempts included", labels=_PARTY
-        )
-        retries = CounterMetricFamily(
-            "sluicegate_retries", "Attempts that went back to the queue", labels=(*_PARTY, "reason")
-        )
-        for labels, account in accounts.items():
-            attempts.add_metric(labels, account.attempts)
-            for reason, count in account.retries.items():
-                retries.add_metric((*labels, reason), count)
-        yield from (attempts, retries)
-        reserved = CounterMetricFamily(
-            "sluicegate_tokens_reserved", "Tokens reserved by calls that have settled", labels=_PARTY
-        )
-        consumed = CounterMetricFamily(
-            "sluicegate_tokens_consumed", "Tokens really used, as providers reported", labels=(*_PARTY, "kind")
-        )
-        for labels, account in accounts.items():
-            reserved.add_metric(labels, account.reserved)
-            consumed.add_metric((*labels, "input"), account.input_tokens)
-            consumed.add_metric((*labels, "output"), account.output_tokens)
-        yield from (reserved, consumed)
-        decisions: Tally[tuple[str, ...]] = Tally()
-        responses: Tally[tuple[str, ...]] = Tally()
-        for (pool, tier, *_), account in accounts.items():
+        for kind, name, text, more, add in _BY_ACCOUNT:
+            accounts = list(self._accounts.by_labels.items())
+            for start in range(0, max(1, len(accounts)), _PIECE):
+                piece = kind(name, text, labels=(*_PARTY, *more))
+                for labels, account in accounts[start : start + _PIECE]:
+                    add(piece, labels, account)
+                yield piece
+        yield from self._by_pool()
+
+    def _by_pool(self) -> Iterable[Metric]:
+        tally: Tally[tuple[str, ...]] = Tally()
+        for (pool, tier, *_), account in self._accounts.by_labels.items():
             for (outcome, reason), decided in account.decided.items():
-                decisions[pool, tier, outcome, reason] += decided.count
-            if account.fine:
-                responses[pool, ErrorClass.NONE] += account.fine
-            for error, count in account.answers.items():
-                responses[pool, error] += count
-        yield _tallied(
-            CounterMetricFamily(
-                "sluicegate_decisions", "Decisions by their reason", labels=("pool", "tier", "outcome", "reason")
-            ),
-            decisions,
+                tally[pool, tier, outcome, reason] += decided.count
+        decisions = CounterMetricFamily(
+            "sluicegate_decisions", "Decisions by their reason", labels=("pool", "tier", "outcome", "reason")
         )
-        yield _tallied(
-            CounterMetricFamily(
-                "sluicegate_provider_responses", "Attempts by what the provider answered", labels=("pool", "class")
-            ),
-            responses,
+        for labels, count in tally.items():
+            decisions.add_metric(labels, count)
+        yield decisions
+        responses = CounterMetricFamily(
+            "sluicegate_provider_responses", "Attempts by what the provider answered", labels=("pool", "class")
         )
         used = HistogramMetricFamily(
             "sluicegate_reserved_ratio", "Tokens reserved / really used, per call", labels=("pool",)
@@ -163,16 +174,12 @@ class _Calls(Collector):
         expected = HistogramMetricFamily(
             "sluicegate_estimate_ratio", "Input tokens expected / real, per call", labels=("pool",)
         )
-        for pool, ratios in self._accounts.ratios.items():
-            show(used, (pool,), ratios.reserved)
-            show(expected, (pool,), ratios.expected)
-        yield from (used, expected)
-
-
-def _tallied(family: CounterMetricFamily, counts: Tally[tuple[str, ...]]) -> CounterMetricFamily:
-    for labels, count in counts.items():
-        family.add_metric(labels, count)
-    return family
+        for pool, settlements in self._accounts.settlements.items():
+            for answer, count in settlements.answers.items():
+                responses.add_metric((pool, answer), count)
+            show(used, (pool,), settlements.reserved)
+            show(expected, (pool,), settlements.expected)
+        yield from (responses, used, expected)
 
 
 class _State(Collector):

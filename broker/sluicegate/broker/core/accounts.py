@@ -53,30 +53,26 @@ class Came:
         self.waits = Spread(WAITS)
 
 
-class Ratios:
-    """Of one pool's calls: tokens reserved / used, input tokens expected / real."""
+class Settlements:
+    """Of one pool's attempts: answers by class, tokens reserved / used, input tokens expected / real."""
 
     def __init__(self) -> None:
+        self.answers: dict[str, int] = {}
         self.reserved = Spread(RATIOS)
         self.expected = Spread(RATIOS)
 
 
 class Account:
-    """One party's calls in one pool. `attempts`: grants, those of further attempts included; `reserved`: tokens.
+    """One party's calls in one pool. `attempts`: grants, those of further attempts included; `reserved`: tokens."""
 
-    `fine`: attempts that ended without an error, nearly all; the others are in `answers`.
-    """
-
-    def __init__(self, ratios: Ratios) -> None:
-        self.ratios = ratios
+    def __init__(self, settlements: Settlements) -> None:
+        self.settlements = settlements
         self.attempts = 0
         self.reserved = 0.0
         self.input_tokens = 0
         self.output_tokens = 0
         self.outcomes: dict[Outcome, Came] = {}
         self.decided: dict[tuple[Outcome, Reason], Decided] = {}
-        self.fine = 0
-        self.answers: dict[str, int] = {}
         self.retries: dict[Reason, int] = {}
 
 
@@ -92,12 +88,12 @@ class Decided:
 class Accounts:
     """`by_labels`: an account for each labels that `label` gives a party and its pool; nothing is forgotten.
 
-    `ratios` by pool. `label` is asked once for each party and pool, until `relabel`.
+    `settlements` by pool. `label` is asked once for each party and pool, until `relabel`.
     """
 
     def __init__(self, label: Callable[[Party, str], Labels]) -> None:
         self.by_labels: dict[Labels, Account] = {}
-        self.ratios: dict[str, Ratios] = {}
+        self.settlements: dict[str, Settlements] = {}
         self._label = label
         self._known: dict[Labels, Account] = {}
         self._open: dict[str, Decided] = {}  # calls in flight, as they were granted
@@ -136,8 +132,8 @@ class Accounts:
             labels = self._label(party, pool)
             account = self.by_labels.get(labels)
             if account is None:
-                ratios = self.ratios.setdefault(labels[0], Ratios())
-                account = self.by_labels[labels] = Account(ratios)
+                account = Account(self.settlements.setdefault(labels[0], Settlements()))
+                self.by_labels[labels] = account
             self._known[key] = account
         return account
 
@@ -161,21 +157,19 @@ class Accounts:
 
     def _settled(self, effect: Settled, granted: Decided | None) -> None:
         account = granted.account if granted is not None else self._account(effect.party, effect.pool)
-        fine = effect.error_class == _NONE
-        if fine:
-            account.fine += 1
-        else:
-            account.answers[effect.error_class] = account.answers.get(effect.error_class, 0) + 1
+        settlements = account.settlements
+        answer = effect.error_class
+        settlements.answers[answer] = settlements.answers.get(answer, 0) + 1
         account.reserved += effect.reserved_tokens
         used = effect.used_tokens
         if used is None:
             return
         account.input_tokens += effect.input_tokens
         account.output_tokens += effect.output_tokens
-        if used and fine:
-            account.ratios.reserved.add(effect.reserved_tokens / used)
+        if used and answer == _NONE:
+            settlements.reserved.add(effect.reserved_tokens / used)
             if effect.input_tokens > 0:
-                account.ratios.expected.add(effect.estimated_input / effect.input_tokens)
+                settlements.expected.add(effect.estimated_input / effect.input_tokens)
 
 
 def _end(granted: Decided | None) -> None:
