@@ -17,6 +17,7 @@ import json
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ CRASHES = 3
 so free what it reads (https://github.com/python/cpython/issues/148891)."""
 ANSWER_TOKENS = 40
 """Of the provider's usage."""
+AFTER = 0.5
+"""Seconds after each load, in which what it left to be done is done and counted."""
 STREAMS, UNITS = ("short", "long"), ("CPU s", "calls", "chunks")
 ADDED = ("p50 us", "p99 us", "first p50 us", "first p99 us")
 MORE = """What each side does more
@@ -167,6 +170,7 @@ def _round(url: str, program: Program | None, broker: Program, seconds: float) -
     def under(*arguments: object) -> tuple[dict[str, Any], float]:
         before = program.cpu if program is not None else 0.0
         result = load("http", "--url", url, "--seconds", seconds, *arguments)
+        time.sleep(AFTER)
         return result, (program.cpu - before if program is not None else 0.0)
 
     beside = broker.cpu
@@ -175,7 +179,7 @@ def _round(url: str, program: Program | None, broker: Program, seconds: float) -
     alone, _ = under("--connections", 1)
     short, shorter = under("--connections", 8, "--stream", "--max-tokens", SHORT)
     long, longer = under("--connections", 8, "--stream", "--max-tokens", LONG)
-    begun, _ = under("--connections", 1, "--stream", "--max-tokens", BRIEF, "--seconds", 2 * seconds)
+    begun, _ = under("--connections", 1, "--stream", "--max-tokens", BRIEF, "--seconds", 3 * seconds)
     kept = {
         "calls/s": many["done"] / many["seconds"],
         "p50 us": alone["latency_us"]["p50"],

@@ -53,7 +53,7 @@ func fleet(args []string) any {
 	address := set.String("address", "", "of the broker")
 	ca := set.String("ca", "", "file of the broker's authority; empty: it has no TLS")
 	sidecars := set.Int("sidecars", 1000, "connections, one session each")
-	tenants := set.Int("tenants", 1, "calls go round tenants bench/t0, bench/t1, ...")
+	tenants := set.Int("tenants", 1, "calls are of any of the tenants bench/t0, bench/t1, ...")
 	ping := set.Duration("ping", 20*time.Second, "without a word from the broker, until a connection pings it")
 	pingTimeout := set.Duration("ping-timeout", 5*time.Second, "for the answer")
 	held := set.Duration("held", 50*time.Millisecond, "from a grant to its settlement")
@@ -205,7 +205,7 @@ func call_on(members []*member, asks []template, tenants int, rate *atomic.Int64
 		for ; owed >= 1; owed-- {
 			due := now.Add(-time.Duration((owed - 1) / second * 1e9)) // a load that is late makes no call look quick
 			m := members[rand.Intn(len(members))]
-			ask := asks[made%len(asks)].of(made % tenants)
+			ask := asks[made%len(asks)].of(rand.Intn(tenants)) // each pool is asked by all
 			id := callID("f", made)
 			made++
 			message := ask.with(id, nil, acquireField)
