@@ -84,7 +84,8 @@ async def test_many_parties_are_shown_in_pieces_and_lose_nothing(monkeypatch: py
     for n in range(500):
         party = Party(f"t{n}", "Free", "")
         granted = [
-            Decision(0.0, f"{n}-{i}", party, "a", "m", Outcome.GRANTED, Reason.ROOM, 0.0, 1, None, ()) for i in range(n)
+            Decision(0.0, f"{n}-{i}", party, "a", "m", Outcome.GRANTED, Reason.ROOM, 0.0, 1, None, ())
+            for i in range(n % 20)
         ]
         metrics.witness([*granted], 0.0)
     assert max(len(family.samples) for family in metrics.registry.collect()) <= 250
@@ -92,12 +93,15 @@ async def test_many_parties_are_shown_in_pieces_and_lose_nothing(monkeypatch: py
     monkeypatch.setattr(admin, "_PAUSES", 0.0)  # pauses end, however large the page
     async with asyncio.timeout(30):
         made = (await page(metrics.registry)).decode()
+    heads = [line for line in made.splitlines() if line.startswith("#")]
+    assert len(set(heads)) == len(heads)
     families = list(text_string_to_metric_families(made))
-    assert len({family.name for family in families}) == len(families)
     attempts = next(family for family in families if family.name == "sluicegate_attempts")
     assert {int(sample.labels["tenant"][1:]): sample.value for sample in attempts.samples} == {
-        n: n for n in range(1, 500)
+        n: n % 20 for n in range(500) if n % 20
     }
     waits = next(family for family in families if family.name == "sluicegate_queue_wait_seconds")
-    assert sum(sample.value for sample in waits.samples if sample.name.endswith("_count")) == 500 * 499 / 2
+    assert sum(sample.value for sample in waits.samples if sample.name.endswith("_count")) == sum(
+        n % 20 for n in range(500)
+    )
     runtime.stop()

@@ -115,7 +115,7 @@ async def page(registry: CollectorRegistry) -> bytes:
     """What `registry` has, whose families have no `_created` samples, made slice by slice: calls go on in between.
 
     A family may come in pieces, one after the other. With 200 pools and 1,000 parties that is a quarter of a second of
-    CPU. Pauses end after `_PAUSES` seconds, so that the largest page comes within a scrape's time as well.
+    CPU. Pauses end after `_PAUSES` seconds, so that a page of 10,000 parties comes within a scrape's time as well.
     """
     clock = asyncio.get_running_loop().time
     until = clock() + _PAUSES
